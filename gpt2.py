@@ -1,0 +1,184 @@
+"""GPT-2 in plain NumPy: the model, its key/value cache, sampling and the command line.
+
+Read it top to bottom: each function uses only those above it. What it leaves out is training
+(`train.py`), the tokenizer (`encoder.py`) and getting the weights (`utils.py`).
+
+Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; names and
+layout are those of OpenAI's checkpoint. Every array keeps the dtype of the parameters: constants
+are Python numbers, because since NumPy 2 a float64 scalar such as `np.sqrt(2 / np.pi)` would turn
+float32 arrays into float64.
+"""
+
+import math
+
+import numpy as np
+
+
+def gelu(x):
+    """Gaussian error linear unit in its tanh form (Hendrycks and Gimpel, 2016), shape kept.
+
+    >>> gelu(np.array([-1.0, 0.0, 1.0], dtype=np.float32)).round(3).tolist() == [
+    ...     round(float(np.float32(v)), 3) for v in (-0.159, 0.0, 0.841)]
+    True
+    """
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+
+def softmax(x):
+    """Probabilities along the last axis; its largest score is subtracted so exp cannot overflow."""
+    exp_x = np.exp(x - np.max(x, axis=-1, keepdims=True))
+    return exp_x / np.sum(exp_x, axis=-1, keepdims=True)
+
+
+def layer_norm(x, g, b, eps=1e-5):
+    """Each row scaled to mean 0 and variance 1, then gain `g` and bias `b` (Ba et al., 2016)."""
+    mean = np.mean(x, axis=-1, keepdims=True)
+    variance = np.var(x, axis=-1, keepdims=True)
+    return g * ((x - mean) / np.sqrt(variance + eps)) + b
+
+
+def linear(x, w, b):
+    """A projection: [n_seq, n_in] @ [n_in, n_out] + [n_out] -> [n_seq, n_out]."""
+    return x @ w + b
+
+
+def ffn(x, c_fc, c_proj):
+    """The feed-forward layer, four times as wide inside: [n_seq, n_embd] -> [n_seq, n_embd]."""
+    return linear(gelu(linear(x, **c_fc)), **c_proj)  # n_embd -> 4 * n_embd -> n_embd
+
+
+def attention(q, k, v, mask):
+    """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), for one head or many.
+
+    q [..., n_q, d_head], k and v [..., n_k, d_head], mask [n_q, n_k] (added to the scores: 0 where
+    a query may look, a large negative number where not) -> [..., n_q, d_head]
+    """
+    return softmax(q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1]) + mask) @ v
+
+
+class KVCache:
+    """The keys and values that one block's attention has seen, so that they are computed once.
+
+    `k` and `v` are [n_head, n_ctx, d_head]; the first `n_seq` positions are filled.
+    """
+
+    def __init__(self, n_head, n_ctx, d_head, dtype):
+        self.k = np.empty((n_head, n_ctx, d_head), dtype)
+        self.v = np.empty((n_head, n_ctx, d_head), dtype)
+        self.n_seq = 0
+
+    def extend(self, k, v):
+        """Append k and v [n_head, n_q, d_head]; return all so far, [n_head, n_k, d_head] each."""
+        start, self.n_seq = self.n_seq, self.n_seq + k.shape[1]
+        self.k[:, start : self.n_seq], self.v[:, start : self.n_seq] = k, v
+        return self.k[:, : self.n_seq], self.v[:, : self.n_seq]
+
+
+def mha(x, c_attn, c_proj, n_head, cache=None):
+    """Causal multi-head self-attention: [n_q, n_embd] -> [n_q, n_embd].
+
+    With a cache, the rows of x are the positions after those in it, and attend to those too.
+    """
+    n_q, n_embd = x.shape
+    x = linear(x, **c_attn)  # [n_q, n_embd] -> [n_q, 3 * n_embd]
+    # -> q, k, v, each [n_head, n_q, d_head]
+    q, k, v = x.reshape(n_q, 3, n_head, n_embd // n_head).transpose(1, 2, 0, 3)
+    if cache is not None:
+        k, v = cache.extend(k, v)  # [n_head, n_q, d_head] -> [n_head, n_k, d_head]
+    n_k = k.shape[1]
+    # No query sees a later key. The last query is the last key, so the triangle is counted from
+    # the lower right corner: one line serves n_k = n_q (no cache) and n_k > n_q.
+    mask = (1 - np.tri(n_q, n_k, n_k - n_q, dtype=x.dtype)) * -1e10
+    x = attention(q, k, v, mask)  # -> [n_head, n_q, d_head]
+    x = x.swapaxes(0, 1).reshape(n_q, n_embd)  # heads side by side again
+    return linear(x, **c_proj)
+
+
+def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None):
+    """Attention, then the feed-forward layer, each on normalised input and added to it.
+
+    [n_seq, n_embd] -> [n_seq, n_embd]
+    """
+    x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache)
+    return x + ffn(layer_norm(x, **ln_2), **mlp)
+
+
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, caches=None):
+    """Logits of the token after each input: `n_seq` ids -> [n_seq, n_vocab], dtype of `wte`.
+
+    With `caches` (one `KVCache` per block) the inputs take the positions after those cached, and
+    only the last one's logits are computed: -> [1, n_vocab].
+    Raises ValueError for no inputs, and for more positions than the model's window has.
+    """
+    start = caches[0].n_seq if caches else 0
+    if not 0 < len(inputs) <= len(wpe) - start:
+        raise ValueError(
+            f"{len(inputs)} ids after {start} cached ones: the window takes 1 to {len(wpe)} in all"
+        )
+    # token and position embeddings: n_seq ids -> [n_seq, n_embd]
+    x = wte[np.asarray(inputs)] + wpe[start : start + len(inputs)]
+    for block, cache in zip(blocks, caches or [None] * len(blocks), strict=True):
+        x = transformer_block(x, **block, n_head=n_head, cache=cache)
+    if caches:
+        x = x[-1:]
+    return layer_norm(x, **ln_f) @ wte.T  # [n_seq, n_embd] -> [n_seq, n_vocab]
+
+
+def sample(logits, temperature=0.0, top_k=0, top_p=1.0, rng=None):
+    """Choose one token id from logits [n_vocab].
+
+    Temperature 0 takes the best. Otherwise `rng` (a numpy.random.Generator) draws from the
+    softmax of logits / temperature, cut to the `top_k` best (0: all) and then to the fewest best
+    whose probabilities reach `top_p` (nucleus sampling, Holtzman et al., 2020).
+
+    >>> logits = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
+    >>> sample(logits)
+    1
+    >>> rng = np.random.default_rng(0)
+    >>> sorted({sample(logits, temperature=1, top_p=0.8, rng=rng) for _ in range(100)})
+    [1, 2, 3]
+    """
+    if temperature == 0:
+        return int(np.argmax(logits))
+    n_kept = min(top_k, len(logits)) or len(logits)
+    ids = np.argsort(-logits, kind="stable")[:n_kept]  # best first
+    # The best is subtracted before the division: a tiny temperature gives -inf, never inf - inf.
+    with np.errstate(over="ignore"):
+        p = softmax((logits[ids] - logits[ids[0]]) / temperature)
+    p = p[np.cumsum(p) - p < top_p]  # keeps the token that crosses top_p
+    cumulative = np.cumsum(p)
+    chosen = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+    return int(ids[min(chosen, np.count_nonzero(p) - 1)])  # rounding may point past the end
+
+
+def generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **sampling):
+    """Yield new token ids as they are made: as `generate`, which see."""
+    n_ctx, n_embd = params["wpe"].shape
+    window = list(inputs)[-n_ctx:]
+    caches, new = None, window
+    for _ in range(n_tokens_to_generate):
+        if len(window) > n_ctx:
+            # Positions are absolute, so cached keys cannot be shifted: the oldest half is dropped
+            # and the rest run again.
+            window = new = window[(n_ctx + 1) // 2 :]
+            caches = None
+        if caches is None:
+            shape = n_head, n_ctx, n_embd // n_head
+            caches = [KVCache(*shape, params["wpe"].dtype) for _ in params["blocks"]]
+        logits = gpt2(new, **params, n_head=n_head, caches=caches)[-1]
+        new = [sample(logits, **sampling)]
+        if new[0] == stop_id:
+            return
+        yield new[0]
+        window = window + new
+
+
+def generate(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **sampling):
+    """The ids that the model writes after `inputs` (ids, left as they are): list of new ids only.
+
+    One pass over the inputs, then one position a step. Inputs longer than the window are cut to
+    their end; when the window is full its oldest half is dropped. Ends before `stop_id` if the
+    model chooses it. `sampling` goes to `sample` (default: greedy).
+    Raises ValueError for empty inputs.
+    """
+    return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id, **sampling))
