@@ -10,6 +10,8 @@ float32 arrays into float64.
 """
 
 import math
+import os
+import sys
 
 import numpy as np
 
@@ -182,3 +184,113 @@ def generate(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **sampl
     Raises ValueError for empty inputs.
     """
     return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id, **sampling))
+
+
+def load(model_size, models_dir):
+    """The model of that name, by default 124M, or offline the bundled one: see `utils`."""
+    from utils import load_encoder_hparams_and_params
+
+    try:
+        return load_encoder_hparams_and_params(model_size or "124M", models_dir)
+    except ConnectionError as error:
+        if model_size is not None:
+            raise
+        notice = "using the small bundled model, which only knows Python. For GPT-2 124M run this"
+        notice += " again with a network, or with GPT2_BASE_URL set to a mirror"
+        print(f"gpt2.py: {error}; {notice}", file=sys.stderr)
+        bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
+        return load_encoder_hparams_and_params("python", bundled)
+
+
+def complete(prompt, encoder, hparams, params, n_tokens_to_generate, **options):
+    """Yield the text that follows prompt (str), whole characters at a time, as it is made.
+
+    An empty prompt starts from `<|endoftext|>`. `options` go to `generate`.
+    """
+    ids, n_ctx = encoder.encode(prompt) or [encoder.eot], hparams["n_ctx"]
+    if len(ids) > n_ctx:
+        notice = f"the prompt has {len(ids)} tokens; the model sees the last {n_ctx}"
+        print(f"gpt2.py: {notice}", file=sys.stderr)
+    new_ids = generate_stream(ids, params, hparams["n_head"], n_tokens_to_generate, **options)
+    if sys.stderr.isatty() and not sys.stdout.isatty():  # a bar would cut through the text
+        from tqdm import tqdm
+
+        new_ids = tqdm(new_ids, "generating", n_tokens_to_generate, unit="token")
+    yield from encoder.decode_stream(new_ids)
+
+
+def ask():
+    """The next line of standard input; "" at its end. A person at a terminal sees a `> `."""
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline()
+
+
+def main(
+    prompt: str | None = None,
+    n_tokens_to_generate=40,
+    model_size: str | None = None,
+    models_dir: str = "models",
+    temperature=0.0,
+    top_k=0,
+    top_p=1.0,
+    seed=None,
+    n_samples=1,
+    stop_at_eot=True,
+    interactive=False,
+):
+    """Continue a text with GPT-2, in plain NumPy.
+
+      python gpt2.py "Alan Turing theorized that computers would one day become"
+
+    The text that the model adds goes to standard output, all else to standard error. The first
+    run with a model downloads and converts it.
+
+    PROMPT                    in quotes; "" lets the model begin by itself, - reads standard
+                              input; after -- or --prompt= it may look like an option
+    --n_tokens_to_generate N  how much to write; a word is one token or two (40)
+    --model_size NAME         124M, 355M, 774M, 1558M or a model folder in models_dir
+                              (124M; without a network the small bundled model, python)
+    --models_dir DIR          where model folders are kept (models)
+    --temperature X           0 takes the most likely token, 1 samples as trained, in between
+                              is more careful, above is wilder (0)
+    --top_k K                 sample among the K most likely tokens; 0: among all (0)
+    --top_p P                 sample among the fewest that have probability P together (1)
+    --seed N                  the same seed gives the same text; sample i has seed N + i
+    --n_samples N             how many continuations to write (1)
+    --stop_at_eot BOOL        end where the model ends its text (True)
+    --interactive             ask for prompts, one a line, until the input ends
+    """
+    from command_line import check
+
+    check("n_tokens_to_generate", n_tokens_to_generate, int, 0)
+    check("temperature", temperature, float, 0)
+    check("top_k", top_k, int, 0)
+    check("top_p", top_p, float, 0, 1)
+    check("seed", seed or 0, int, 0)
+    check("n_samples", n_samples, int, 1)
+    if (prompt is None) != bool(interactive):
+        raise ValueError('give one prompt in quotes, or --interactive: python gpt2.py "def "')
+    model = load(model_size, models_dir)
+    prompts = iter(ask, "") if interactive else [sys.stdin.read() if prompt == "-" else prompt]
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    options["stop_id"] = model[0].eot if stop_at_eot else None
+    texts = []
+    for text in prompts:
+        text = text.rstrip("\r\n") if interactive else text
+        for i in range(n_samples):
+            texts.append("")
+            rng = np.random.default_rng(None if seed is None else seed + i)
+            try:
+                for piece in complete(text, *model, n_tokens_to_generate, rng=rng, **options):
+                    texts[-1] += piece
+                    print(piece, end="", flush=True)
+            finally:
+                print(flush=True)
+    return "\n".join(texts)
+
+
+if __name__ == "__main__":
+    from command_line import run
+
+    run(main)

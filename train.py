@@ -19,6 +19,7 @@ import os
 import sys
 import sysconfig
 import textwrap
+import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -513,9 +514,9 @@ def train(
     hparams = {"n_vocab": len(encoder.encoder), **hparams}
     params = init_params(hparams, rng)
     adam = AdamW(params, weight_decay=weight_decay)
-    best = math.inf
+    best, minutes = math.inf, 0.0
     if resume:
-        best = _load_state(state_file, params, adam, rng)
+        best, minutes = _load_state(state_file, params, adam, rng)
     n_params = sum(p.size for _, p in named(params))
     _say(
         f"{len(documents)} functions, {len(train_ids)} tokens to train on, {len(test_ids)} held "
@@ -523,7 +524,7 @@ def train(
     )
     every = max(n_ctx, len(test_ids) // 100)  # about 100 held-out windows, always the same
     test_batch = windows(test_ids, range(0, len(test_ids) - n_ctx, every), n_ctx)
-    workers, losses = Workers(), []
+    workers, losses, started = Workers(), [], time.monotonic() - 60 * minutes
     with (
         threadpool_limits(1, "blas"),
         tqdm(total=steps, initial=adam.n_steps, unit="step", disable=None) as bar,
@@ -539,16 +540,17 @@ def train(
             if adam.n_steps % eval_every == 0 or adam.n_steps == steps:
                 test_loss = workers.loss(params, n_head, *test_batch)
                 bits = test_loss / math.log(2) / bytes_per_token
+                minutes = (time.monotonic() - started) / 60
                 _say(
                     f"step {adam.n_steps}: loss {np.mean(losses):.4f}, held-out {test_loss:.4f} "
-                    f"({bits:.4f} bits per byte), {bar.format_dict['elapsed'] / 60:.1f} minutes"
+                    f"({bits:.4f} bits per byte), {minutes:.1f} minutes"
                 )
                 losses.clear()
                 if test_loss < best:
                     best = test_loss
                     dtype = np.float16 if half else np.float32
                     save_model_folder(out, encoder, hparams, params, dtype=dtype)
-                _save_state(state_file, params, adam, rng, best)
+                _save_state(state_file, params, adam, rng, best, minutes)
 
 
 def _check(hparams, tokenizer, batch_size, steps, out, state_file, resume):
@@ -580,11 +582,12 @@ def _tokenized(documents, tokenizer, rng):
     return encoder, train_ids, test_ids, n_bytes / len(test_ids)
 
 
-def _save_state(state_file, params, adam, rng, best):
+def _save_state(state_file, params, adam, rng, best, minutes):
     arrays = {f"params.{name}": p for name, p in named(params)}
     arrays |= {f"mean.{name}": m for name, m in adam.mean.items()}
     arrays |= {f"square.{name}": s for name, s in adam.square.items()}
-    run = {"n_steps": adam.n_steps, "best": best, "rng": rng.bit_generator.state}
+    run = {"n_steps": adam.n_steps, "best": best, "minutes": minutes}
+    run["rng"] = rng.bit_generator.state
     half_written = state_file.with_suffix(".part.npz")
     np.savez(half_written, run=json.dumps(run), **arrays)
     os.replace(half_written, state_file)
@@ -598,7 +601,7 @@ def _load_state(state_file, params, adam, rng):
             adam.square[name] = arrays[f"square.{name}"]
         run = json.loads(str(arrays["run"]))
     adam.n_steps, rng.bit_generator.state = run["n_steps"], run["rng"]
-    return run["best"]
+    return run["best"], run["minutes"]
 
 
 def _say(line):
