@@ -19,24 +19,22 @@ import numpy as np
 def gelu(x):
     """Gaussian error linear unit in its tanh form (Hendrycks and Gimpel, 2016), shape kept.
 
-    >>> gelu(np.array([-1.0, 0.0, 1.0], dtype=np.float32)).round(3).tolist() == [
-    ...     round(float(np.float32(v)), 3) for v in (-0.159, 0.0, 0.841)]
-    True
+    >>> [round(float(y), 3) for y in gelu(np.array([-1, 0, 1], np.float32))]
+    [-0.159, 0.0, 0.841]
     """
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
 
 
 def softmax(x):
     """Probabilities along the last axis; its largest score is subtracted so exp cannot overflow."""
-    exp_x = np.exp(x - np.max(x, axis=-1, keepdims=True))
-    return exp_x / np.sum(exp_x, axis=-1, keepdims=True)
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
 
 
 def layer_norm(x, g, b, eps=1e-5):
     """Each row scaled to mean 0 and variance 1, then gain `g` and bias `b` (Ba et al., 2016)."""
-    mean = np.mean(x, axis=-1, keepdims=True)
-    variance = np.var(x, axis=-1, keepdims=True)
-    return g * ((x - mean) / np.sqrt(variance + eps)) + b
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * g + b
 
 
 def linear(x, w, b):
@@ -46,7 +44,8 @@ def linear(x, w, b):
 
 def ffn(x, c_fc, c_proj):
     """The feed-forward layer, four times as wide inside: [n_seq, n_embd] -> [n_seq, n_embd]."""
-    return linear(gelu(linear(x, **c_fc)), **c_proj)  # n_embd -> 4 * n_embd -> n_embd
+    hidden = gelu(linear(x, **c_fc))  # [n_seq, n_embd] -> [n_seq, 4 * n_embd]
+    return linear(hidden, **c_proj)
 
 
 def attention(q, k, v, mask):
@@ -55,7 +54,8 @@ def attention(q, k, v, mask):
     q [..., n_q, d_head], k and v [..., n_k, d_head], mask [n_q, n_k] (added to the scores: 0 where
     a query may look, a large negative number where not) -> [..., n_q, d_head]
     """
-    return softmax(q @ np.swapaxes(k, -1, -2) / math.sqrt(q.shape[-1]) + mask) @ v
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # [..., n_q, n_k]
+    return softmax(scores + mask) @ v
 
 
 class KVCache:
@@ -90,7 +90,7 @@ def mha(x, c_attn, c_proj, n_head, cache=None):
     n_k = k.shape[1]
     # No query sees a later key. The last query is the last key, so the triangle is counted from
     # the lower right corner: one line serves n_k = n_q (no cache) and n_k > n_q.
-    mask = (1 - np.tri(n_q, n_k, n_k - n_q, dtype=x.dtype)) * -1e10
+    mask = np.triu(np.full((n_q, n_k), -1e10, x.dtype), n_k - n_q + 1)
     x = attention(q, k, v, mask)  # -> [n_head, n_q, d_head]
     x = x.swapaxes(0, 1).reshape(n_q, n_embd)  # heads side by side again
     return linear(x, **c_proj)
@@ -147,7 +147,8 @@ def sample(logits, temperature=0.0, top_k=0, top_p=1.0, rng=None):
     # The best is subtracted before the division: a tiny temperature gives -inf, never inf - inf.
     with np.errstate(over="ignore"):
         p = softmax((logits[ids] - logits[ids[0]]) / temperature)
-    p = p[np.cumsum(p) - p < top_p]  # keeps the token that crosses top_p
+    n_kept = np.count_nonzero(np.cumsum(p) - p < top_p)  # counts the token that crosses top_p
+    p = p[: max(1, n_kept)]
     cumulative = np.cumsum(p)
     chosen = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
     return int(ids[min(chosen, np.count_nonzero(p) - 1)])  # rounding may point past the end
@@ -191,7 +192,8 @@ def load(model_size, models_dir):
     from utils import load_encoder_hparams_and_params
 
     try:
-        return load_encoder_hparams_and_params(model_size or "124M", models_dir)
+        name = "124M" if model_size is None else model_size
+        return load_encoder_hparams_and_params(name, models_dir)
     except ConnectionError as error:
         if model_size is not None:
             raise

@@ -1,30 +1,31 @@
-"""GPT-2 in 60 lines of NumPy: python gpt2_pico.py "a text to continue" (explained in docs/)"""
+"""GPT-2 in 60 lines of NumPy. To run it: python gpt2_pico.py "a text to continue" """
 import numpy as np
 
-def gelu(x):  # float(): NumPy's own float64 scalars would widen float32 arrays to float64
-    return 0.5 * x * (1 + np.tanh(float(np.sqrt(2 / np.pi)) * (x + 0.044715 * (x * x * x))))
+def gelu(x):  # ** 0.5 is Python's; NumPy's sqrt is a float64 that would widen float32 arrays
+    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * (x * x * x))))
 
 def softmax(x):
-    exp_x = np.exp(x - np.max(x, axis=-1, keepdims=True))
-    return exp_x / np.sum(exp_x, axis=-1, keepdims=True)
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
 
 def layer_norm(x, g, b, eps=1e-5):  # each row to mean 0 and variance 1, then a gain and a bias
-    mean, variance = np.mean(x, axis=-1, keepdims=True), np.var(x, axis=-1, keepdims=True)
-    return g * ((x - mean) / np.sqrt(variance + eps)) + b
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * g + b
 
 def linear(x, w, b):  # [n_seq, n_in] @ [n_in, n_out] + [n_out] -> [n_seq, n_out]
     return x @ w + b
 
 def ffn(x, c_fc, c_proj):  # [n_seq, n_embd] -> [n_seq, 4 * n_embd] -> [n_seq, n_embd]
-    return linear(gelu(linear(x, **c_fc)), **c_proj)
+    hidden = gelu(linear(x, **c_fc))
+    return linear(hidden, **c_proj)
 
 def attention(q, k, v, mask):  # [n_seq, d_head] each, mask [n_seq, n_seq] -> [n_seq, d_head]
-    return softmax(q @ k.T / float(np.sqrt(q.shape[-1])) + mask) @ v
+    return softmax(q @ k.T / q.shape[-1] ** 0.5 + mask) @ v  # how much each position heeds each
 
 def mha(x, c_attn, c_proj, n_head):  # [n_seq, n_embd] -> [n_seq, n_embd]
     qkv = np.split(linear(x, **c_attn), 3, axis=-1)  # three of [n_seq, n_embd]
     heads = zip(*[np.split(part, n_head, axis=-1) for part in qkv], strict=True)  # d_head wide
-    mask = (1 - np.tri(len(x), dtype=x.dtype)) * -1e10  # no position sees a later one
+    mask = np.triu(np.full((len(x), len(x)), -1e10, x.dtype), k=1)  # no position sees a later one
     out = [attention(q, k, v, mask) for q, k, v in heads]
     return linear(np.hstack(out), **c_proj)  # n_head of [n_seq, d_head] -> [n_seq, n_embd]
 

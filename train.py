@@ -26,11 +26,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import regex
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
-from utils import save_model_folder
 
-from encoder import SPLIT, Encoder, byte_level_vocab
+from command_line import check, run
+from encoder import ENDOFTEXT, SPLIT, Encoder, byte_level_vocab
+from utils import save_model_folder
 
 # ---------------------------------------------------------------- data
 
@@ -42,11 +44,15 @@ def python_functions(folder=None):
     interpreter cannot parse are passed over.
     """
     folder = Path(folder or sysconfig.get_paths()["stdlib"])
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--data {folder}: there is no such folder")
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
     found = {}  # a dict keeps the order and drops what occurs twice
     for path in sorted(folder.rglob("*.py")):
         if left_out.isdisjoint(path.relative_to(folder).parts):
             found.update(dict.fromkeys(_functions_of(path)))
+    if len(found) < 2:
+        raise ValueError(f"--data {folder}: found {len(found)} functions in *.py files there")
     return list(found)
 
 
@@ -65,18 +71,6 @@ def _functions_of(path):
             nodes += reversed(list(ast.iter_child_nodes(node)))
 
 
-def token_ids(documents, encoder):
-    """Documents, each closed by `<|endoftext|>`, one after another: ids [n_tokens], int32"""
-    parts = [[*encoder.encode(text), encoder.eot] for text in documents]
-    return np.concatenate(parts).astype(np.int32)
-
-
-def windows(data, starts, n_ctx):
-    """Inputs and the ids that follow them, each [B, T], from data [n_tokens] at `starts` [B]."""
-    at = np.asarray(starts)[:, None] + np.arange(n_ctx)
-    return data[at], data[at + 1]
-
-
 def learn_bpe(documents, n_merges):
     """An Encoder with `n_merges` merges learned from documents (Sennrich et al., 2016).
 
@@ -85,7 +79,7 @@ def learn_bpe(documents, n_merges):
     Fewer are learned where no pair is left.
     """
     base = Encoder(byte_level_vocab(), [])
-    pieces = Counter(piece for text in documents for piece in SPLIT.findall(text))
+    pieces = Counter(piece for text in documents for piece in regex.findall(SPLIT, text))
     words = [[base.decoder[i] for i in base.encode(piece)] for piece in pieces]
     counts = list(pieces.values())
     pair_counts, found_in = Counter(), defaultdict(set)
@@ -105,8 +99,9 @@ def learn_bpe(documents, n_merges):
                 pair_counts[pair] += counts[i]
                 found_in[pair].add(i)
         pair_counts = +pair_counts  # drops those that are gone
-    symbols = list(base.encoder)[:256] + [a + b for a, b in merges] + ["<|endoftext|>"]
-    return Encoder({symbol: i for i, symbol in enumerate(symbols)}, merges)
+    symbols = [*list(base.encoder)[:256], *map("".join, merges), ENDOFTEXT]
+    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
+    return Encoder(vocabulary, map(" ".join, merges))
 
 
 def _merged(word, pair):
@@ -117,6 +112,36 @@ def _merged(word, pair):
         else:
             out.append(symbol)
     return out
+
+
+def token_ids(documents, encoder):
+    """Documents, each closed by `<|endoftext|>`, one after another: ids [n_tokens], int32"""
+    parts = [[*encoder.encode(text), encoder.eot] for text in documents]
+    return np.concatenate(parts).astype(np.int32)
+
+
+def tokenized(documents, tokenizer, rng):
+    """Split the documents 90/10 and learn the `tokenizer` ("char" or "bpe:N") from the 90.
+
+    -> encoder, training ids, held-out ids, bytes per held-out token
+    """
+    kind, _, n_merges = tokenizer.partition(":")
+    if tokenizer != "char" and not (kind == "bpe" and n_merges.isdecimal()):
+        raise ValueError(f"--tokenizer {tokenizer}: expected char or bpe:N, such as bpe:1024")
+    order = rng.permutation(len(documents))
+    n_held_out = max(1, len(documents) // 10)
+    test = [documents[i] for i in order[:n_held_out]]
+    train = [documents[i] for i in order[n_held_out:]]
+    encoder = learn_bpe(train, int(n_merges or 0))
+    train_ids, test_ids = token_ids(train, encoder), token_ids(test, encoder)
+    n_bytes = sum(len(text.encode("utf-8")) + 1 for text in test)  # 1: the end mark
+    return encoder, train_ids, test_ids, n_bytes / len(test_ids)
+
+
+def windows(data, starts, n_ctx):
+    """Inputs and the ids that follow them, each [B, T], from data [n_tokens] at `starts` [B]."""
+    at = np.asarray(starts)[:, None] + np.arange(n_ctx)
+    return data[at], data[at + 1]
 
 
 # ---------------------------------------------------------------- layers, forward and backward
@@ -191,7 +216,7 @@ def attention_forward(qkv, n_head, n_ctx):
     q, k, v = qkv.reshape(-1, n_ctx, 3, n_head, n_embd // n_head).transpose(2, 0, 3, 1, 4)
     p = q @ k.swapaxes(-1, -2)  # [B, H, T, T]
     p *= 1 / math.sqrt(q.shape[-1])
-    p += (1 - np.tri(n_ctx, dtype=p.dtype)) * -1e10
+    p += np.triu(np.full((n_ctx, n_ctx), -1e10, p.dtype), k=1)  # no position sees a later one
     p -= p.max(axis=-1, keepdims=True)
     np.exp(p, out=p)
     p /= p.sum(axis=-1, keepdims=True)
@@ -464,16 +489,16 @@ def cosine_schedule(step, n_steps, peak, n_warmup=200):
 
 
 def train(
-    data=None,
-    out="models/scratch",
-    tokenizer="bpe:1024",
+    data: str | None = None,
+    out: str = "models/scratch",
+    tokenizer: str = "bpe:1024",
     n_layer=6,
     n_head=6,
     n_embd=192,
     n_ctx=256,
     batch_size=16,
     steps=5000,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     weight_decay=0.1,
     seed=0,
     eval_every=250,
@@ -482,35 +507,52 @@ def train(
 ):
     """Train a GPT-2 on Python functions and write a model folder that gpt2.py runs.
 
-    Training and held-out loss, in nats per token, go to standard error; the folder is written at
-    each evaluation where the held-out loss is the best so far. A run stopped at any moment goes
-    on from its last evaluation with --resume.
+      python train.py --out models/mine --steps 500
+      python gpt2.py "def " --model_size mine
 
-    Args:
-      data: a folder of *.py files, one document per function (default: the standard library).
-      out: the model folder to write.
-      tokenizer: char (bytes, no merges) or bpe:N (N merges learned from the training text).
-      n_layer: blocks.
-      n_head: attention heads; they divide n_embd.
-      n_embd: width.
-      n_ctx: positions in the window.
-      batch_size: windows in one optimizer step.
-      steps: optimizer steps in all.
-      learning_rate: its peak: a warm-up before it, half a cosine down to a tenth after.
-      weight_decay: of weights and token embeddings.
-      seed: of the split, the initial weights and the batches.
-      eval_every: steps between evaluations.
-      half: store the weights as float16, half the bytes.
-      resume: go on with the run in `out`.
+    Training and held-out loss, in nats per token, go to standard error. The folder is written
+    at every evaluation that is the best so far. A run that was stopped at any moment goes on from
+    its last evaluation with the same command and --resume.
+
+    --data FOLDER         of *.py files, one document per function (the standard library)
+    --out FOLDER          the model folder to write (models/scratch)
+    --tokenizer NAME      char: bytes, no merges; bpe:N: N merges learned from the training
+                          text (bpe:1024)
+    --n_layer N           blocks (6)
+    --n_head N            attention heads, a divisor of n_embd (6)
+    --n_embd N            width (192)
+    --n_ctx N             positions in the window (256)
+    --batch_size N        windows in one step of the optimizer (16)
+    --steps N             steps in all (5000)
+    --learning_rate X     its peak, after a warm-up; then half a cosine down to a tenth (0.002)
+    --weight_decay X      of matrices and token embeddings (0.1)
+    --seed N              of the split, the first weights and the batches (0)
+    --eval_every N        steps from one evaluation to the next (250)
+    --half                store the weights as float16, in half the bytes
+    --resume              go on with the run in --out
     """
-    out, state_file = Path(out), Path(out) / "training_state.npz"
     hparams = {"n_ctx": n_ctx, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
-    _check(hparams, tokenizer, batch_size, steps, out, state_file, resume)
+    counts = {**hparams, "batch_size": batch_size, "steps": steps, "eval_every": eval_every}
+    for name, value in counts.items():
+        check(name, value, int, 1)
+    check("learning_rate", learning_rate, float, 0)
+    check("weight_decay", weight_decay, float, 0)
+    check("seed", seed, int, 0)
+    if n_embd % n_head:
+        raise ValueError(f"--n_head {n_head} does not divide --n_embd {n_embd}")
+    out, state_file = Path(out), Path(out) / "training_state.npz"
+    if resume and not state_file.exists():
+        raise FileNotFoundError(f"--resume: there is no {state_file} to go on from")
+    if not resume and out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty: name another --out, or go on with --resume")
     rng = np.random.default_rng(seed)
     documents = python_functions(data)
-    encoder, train_ids, test_ids, bytes_per_token = _tokenized(documents, tokenizer, rng)
+    encoder, train_ids, test_ids, bytes_per_token = tokenized(documents, tokenizer, rng)
     if min(len(train_ids), len(test_ids)) <= n_ctx:
-        raise ValueError(f"the data has too few tokens for windows of {n_ctx}: give more --data")
+        raise ValueError(
+            f"{len(test_ids)} of {len(train_ids) + len(test_ids)} tokens are held out: too few "
+            f"for a window of {n_ctx}; give more --data or a smaller --n_ctx"
+        )
     hparams = {"n_vocab": len(encoder.encoder), **hparams}
     params = init_params(hparams, rng)
     adam = AdamW(params, weight_decay=weight_decay)
@@ -541,45 +583,16 @@ def train(
                 test_loss = workers.loss(params, n_head, *test_batch)
                 bits = test_loss / math.log(2) / bytes_per_token
                 minutes = (time.monotonic() - started) / 60
-                _say(
-                    f"step {adam.n_steps}: loss {np.mean(losses):.4f}, held-out {test_loss:.4f} "
-                    f"({bits:.4f} bits per byte), {minutes:.1f} minutes"
-                )
-                losses.clear()
                 if test_loss < best:
                     best = test_loss
                     dtype = np.float16 if half else np.float32
                     save_model_folder(out, encoder, hparams, params, dtype=dtype)
                 _save_state(state_file, params, adam, rng, best, minutes)
-
-
-def _check(hparams, tokenizer, batch_size, steps, out, state_file, resume):
-    for name, value in [*hparams.items(), ("batch_size", batch_size), ("steps", steps)]:
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"--{name} {value}: expected a whole number, at least 1")
-    if hparams["n_embd"] % hparams["n_head"]:
-        raise ValueError("--n_head must divide --n_embd: {n_head}, {n_embd}".format(**hparams))
-    kind, _, n_merges = tokenizer.partition(":")
-    if tokenizer != "char" and not (kind == "bpe" and n_merges.isdecimal()):
-        raise ValueError(f"--tokenizer {tokenizer}: expected char or bpe:N, such as bpe:1024")
-    if resume and not state_file.exists():
-        raise FileNotFoundError(f"--resume: there is no {state_file} to go on from")
-    if not resume and out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty: name another --out, or go on with --resume")
-
-
-def _tokenized(documents, tokenizer, rng):
-    """-> encoder, training ids, held-out ids, bytes per held-out token"""
-    order = rng.permutation(len(documents))
-    n_held_out = max(1, len(documents) // 10)
-    test = [documents[i] for i in order[:n_held_out]]
-    train = [documents[i] for i in order[n_held_out:]]
-    n_merges = 0 if tokenizer == "char" else int(tokenizer.partition(":")[2])
-    encoder = learn_bpe(train, n_merges)
-    train_ids, test_ids = token_ids(train, encoder), token_ids(test, encoder)
-    # An end mark counts as one byte.
-    n_bytes = sum(len(text.encode("utf-8")) + 1 for text in test)
-    return encoder, train_ids, test_ids, n_bytes / len(test_ids)
+                _say(
+                    f"step {adam.n_steps}: loss {np.mean(losses):.4f}, held-out {test_loss:.4f} "
+                    f"({bits:.4f} bits per byte), {minutes:.1f} minutes"
+                )
+                losses.clear()
 
 
 def _save_state(state_file, params, adam, rng, best, minutes):
@@ -609,11 +622,4 @@ def _say(line):
 
 
 if __name__ == "__main__":
-    import fire
-
-    try:
-        fire.Fire(train)
-    except (ValueError, OSError) as error:
-        sys.exit(f"train.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(train)

@@ -1,28 +1,20 @@
 """Model folders: fetch one, read one, write one.
 
-A GPT-2 is a folder `models_dir/model_size/` in one of two layouts:
-
-- OpenAI's, the seven `OPENAI_FILES`: the weights are a TensorFlow checkpoint.
-- Hugging Face's, the four `HF_FILES`: the weights are one safetensors file.
-
-An OpenAI folder is converted once, by writing the second layout next to the first. From then on
-the weights are mapped into memory as they are on disk, and TensorFlow is not needed.
-
-Left out: weights in several files or in pickles (`pytorch_model.bin`), and every configuration
-that is not in `COMPUTED`.
-
-Sources: addresses and file names are those of `download_model.py` in github.com/openai/gpt-2;
-the hashes of the vocabulary are tiktoken's (`tiktoken_ext/openai_public.py`); the safetensors
-format is described in github.com/huggingface/safetensors.
+A GPT-2 is a folder `models_dir/model_size/` in OpenAI's layout, whose weights are a TensorFlow
+checkpoint, or in Hugging Face's, whose weights are one safetensors file. OpenAI's is converted
+once, by writing the other next to it: from then on the weights are mapped into memory as they
+lie on the disk, and TensorFlow is not needed. Left out: weights in several files or in pickles
+(`pytorch_model.bin`), configurations other than `COMPUTED`. Sources: `download_model.py` of
+github.com/openai/gpt-2 (addresses), README of github.com/huggingface/safetensors (the format).
 """
 
-import contextlib
 import hashlib
 import json
 import mmap
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -30,83 +22,317 @@ from encoder import get_encoder
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # or env GPT2_BASE_URL
 DATA = "model.ckpt.data-00000-of-00001"
-META = "model.ckpt.meta"
-OPENAI_FILES = (
-    *("checkpoint", "encoder.json", "hparams.json"),
-    *(DATA, "model.ckpt.index", META, "vocab.bpe"),
-)
+OPENAI_FILES = {  # SHA-256 of those of 124M
+    "checkpoint": "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "hparams.json": "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318",
+    DATA: "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
+    "model.ckpt.index": "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
+    "model.ckpt.meta": "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+PUBLISHED = {  # bytes of the same files, as far as they are known
+    "124M": dict(
+        zip(OPENAI_FILES, (77, 1042301, 90, 497759232, 5215, 471155, 456318), strict=True)
+    ),
+    "355M": dict(
+        zip(OPENAI_FILES, (77, 1042301, 91, 1419292672, 10399, 926519, 456318), strict=True)
+    ),
+    "774M": {"encoder.json": 1042301, DATA: 3096120320, "vocab.bpe": 456318},
+    "1558M": {"encoder.json": 1042301, DATA: 6230444800, "vocab.bpe": 456318},
+}
+PAUSES = (0.5, 1, 2, 4)  # seconds before the second, third, ... try
 HF_FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
 HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 HF_HPARAMS = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
-
-_HASHES = (  # of 124M, in the order of OPENAI_FILES
-    "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb",
-    "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318",
-    "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
-    "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
-    "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
-    "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-)
-_VOCAB = {"encoder.json": (1042301, _HASHES[1]), "vocab.bpe": (456318, _HASHES[6])}
-_BYTES = (77, 1042301, 90, 497759232, 5215, 471155, 456318)
-PUBLISHED = {  # model_size: {file: (bytes, SHA-256)}, as far as they were published
-    "124M": dict(zip(OPENAI_FILES, zip(_BYTES, _HASHES, strict=True), strict=True)),
-    "355M": _VOCAB
-    | {"checkpoint": (77, None), "hparams.json": (91, None), DATA: (1419292672, None)}
-    | {"model.ckpt.index": (10399, None), META: (926519, None)},
-    "774M": _VOCAB | {DATA: (3096120320, None)},
-    "1558M": _VOCAB | {DATA: (6230444800, None)},
-}
-PAUSES = (0.5, 1, 2, 4)  # seconds before the second, third, ... try
-TIMEOUT = (5, 60)  # seconds to connect, and to wait for the next bytes
-
-COMPUTED = {  # what config.json may say, the default first; n_inner apart
+COMPUTED = {  # what config.json may say, the default first
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # one formula
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
-    "quantization_config": (None,),
 }
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy knows no bfloat16
 
 
+def _size(path):
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _missing(model_dir, files, model_size=None):
+    """Those of `files` that are not there, or not of the size published for `model_size`."""
+    found = {file: _size(Path(model_dir, file)) for file in files}
+    sizes = found | PUBLISHED.get(model_size, {})
+    return [file for file in files if found[file] < 0 or found[file] != sizes[file]]
+
+
 def _continue(url, part, size):
-    """Fetch into the file `part` what it still lacks of `url`; `size` is None if not known."""
+    """Append to the file `part` what it lacks of `url`; `size` is the published one or None."""
     import requests
     from tqdm import tqdm
 
-    have = os.path.getsize(part) if os.path.exists(part) else 0
-    if have and have == size:
+    have = max(_size(part), 0)
+    if have == size:
         return
-    # "identity": a compressed answer could neither be resumed nor compared with its length.
+    # "identity": a compressed answer could not be resumed, nor compared with its length.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        where, _, total = answer.headers.get("Content-Range", "").partition("/")
-        if answer.status_code == 416 and size is None and total == str(have):
-            return  # whole already: the last run ended just before it could rename it
-        if answer.status_code == 416 or (have and size and have > size):
-            os.remove(part)
-            raise requests.ConnectionError(f"cannot go on after byte {have}")
+    with requests.get(url, headers=headers, stream=True, timeout=(5, 60)) as answer:
+        if answer.status_code == 416:  # `part` is as long as the file, or longer
+            part.unlink(missing_ok=True)
+        if answer.status_code == 416 or answer.status_code >= 500:
+            raise requests.ConnectionError(f"status {answer.status_code} {answer.reason}")
         answer.raise_for_status()
-        if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise OSError(f"{url} is a web page, not a model file: is the address right?")
-        if answer.status_code != 206 or not where.startswith(f"bytes {have}-"):
-            have, total = 0, answer.headers.get("Content-Length", "")
-        if not total.isdigit() and size is None:
-            raise OSError(f"{url}: the server does not tell the length, so it cannot be checked")
-        total = int(total) if total.isdigit() else size
-        if total != (size or total):
-            raise OSError(f"{url} has {total} bytes where the published file has {size}")
-        bar = {"desc": os.path.basename(url), "unit": "B", "unit_scale": True, "disable": None}
-        os.makedirs(os.path.dirname(part) or ".", exist_ok=True)
-        with (
-            open(part, "ab" if have else "wb") as file,
-            tqdm(total=total, initial=have, **bar) as progress,
-        ):
+        kind = answer.headers.get("Content-Type", "")
+        first, _, total = answer.headers.get("Content-Range", "").partition("/")
+        if answer.status_code == 200:  # all of it, even if we asked for the end
+            have, first, total = 0, "bytes 0-", answer.headers.get("Content-Length", str(size))
+        fits = total.isdigit() and size in (None, int(total)) and first.startswith(f"bytes {have}-")
+        if not fits or kind.startswith("text/html"):
+            expected = f"a file of {size or 'known'} length from byte {have} on"
+            raise OSError(f"{url} should be {expected}, and is {kind} {first} of {total}")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        bar = tqdm(
+            None, part.stem, int(total), initial=have, unit="B", unit_scale=True, disable=None
+        )
+        with open(part, "ab" if have else "wb") as file, bar:
             for chunk in answer.iter_content(1 << 16):
-                progress.update(file.write(chunk))
-    if os.path.getsize(part) != total:
-        raise requests.ConnectionError(f"{os.path.getsize(part)} of {total} bytes came")
+                bar.update(file.write(chunk))
+    if _size(part) != int(total):
+        raise requests.ConnectionError(f"{_size(part)} of {total} bytes came")
+
+
+def _fetch(url, path, size):
+    """Fetch `url` to `path` by way of `path`.part, trying again for as long as there is hope."""
+    from requests.exceptions import ChunkedEncodingError, ConnectionError as NoConnection, Timeout
+
+    part, failures, furthest, reached = Path(f"{path}.part"), 0, 0, False
+    while True:
+        try:
+            _continue(url, part, size)
+            break
+        except OSError as error:  # as are the exceptions of requests
+            if error.errno:
+                raise OSError(f"cannot write {part}: {error.strerror}") from None
+            if not isinstance(error, (NoConnection, Timeout, ChunkedEncodingError)):
+                raise
+            failures = 1 if _size(part) > furthest else failures + 1
+            furthest = max(furthest, _size(part))
+            reason = getattr(error.args[0], "reason", error)  # urllib3's, if it did not connect
+            reached |= reason is error
+            if failures > (len(PAUSES) if reached else 1):
+                kind = OSError if reached else ConnectionError
+                raise kind(f"cannot fetch {url}: {reason}; a later run will go on") from None
+            time.sleep(PAUSES[failures - 1])
+    try:
+        if size in PUBLISHED["124M"].values():  # no two sizes there are equal
+            if hashlib.sha256(np.memmap(part, mode="r")).hexdigest() != OPENAI_FILES[path.name]:
+                raise ValueError("its SHA-256 is not the published one")
+        if path.suffix == ".json":
+            json.loads(part.read_bytes())
+    except ValueError as error:
+        part.unlink()
+        raise OSError(f"{url} is not the right file, and was thrown away: {error}") from None
+    if path.exists():
+        path.replace(f"{path}.old")  # of a wrong size, yet perhaps somebody's work
+    part.replace(path)
+
+
+def download_gpt2_files(model_size, model_dir):
+    """Fetch what `model_dir` lacks of OpenAI's model `model_size` ("124M", "355M", ...).
+
+    From `BASE_URL`, or from env GPT2_BASE_URL, where there may be other models as well. A file
+    is called `<name>.part` until it is whole, and a later run goes on with it. Checked are the
+    published sizes and hashes; where there are none, the length that the server tells.
+    Raises FileNotFoundError for an unknown model, the built-in ConnectionError if the server
+    cannot be reached at all, OSError for all else that goes wrong on the way or on the disk.
+    """
+    base = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
+    missing = _missing(model_dir, OPENAI_FILES, model_size)
+    if missing and not base and model_size not in PUBLISHED:
+        found = sorted(os.listdir(model_dir)) if os.path.isdir(model_dir) else "no such folder"
+        raise FileNotFoundError(
+            f"no whole model in {model_dir}: {found}. Hugging Face's layout would need also"
+            f" {_missing(model_dir, HF_FILES)}, OpenAI's {missing}; to download: {[*PUBLISHED]}"
+        )
+    for file in missing:
+        size = PUBLISHED.get(model_size, {}).get(file)
+        _fetch(f"{base or BASE_URL}/{model_size}/{file}", Path(model_dir, file), size)
+
+
+def _read_config(path, names):
+    """-> the JSON object in the file, and the five numbers `names` in it as hparams."""
+    try:
+        config = json.loads(path.read_bytes())
+        hparams = {key: config[name] for key, name in zip(HPARAMS, names, strict=True)}
+        whole = all(type(number) is int and number > 0 for number in hparams.values())
+        if not whole or hparams["n_embd"] % hparams["n_head"]:
+            raise ValueError(f"positive integers, n_embd a multiple of n_head, are not {hparams}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not (or not all of) a configuration: {error!r}") from None
+    return config, hparams
+
+
+def _map(function, tree, *path):
+    """The same dicts and lists, with function(path, leaf) in place of each leaf."""
+    if isinstance(tree, dict):
+        return {key: _map(function, child, *path, key) for key, child in tree.items()}
+    if isinstance(tree, list):
+        return [_map(function, child, *path, str(i)) for i, child in enumerate(tree)]
+    return function(path, tree)
+
+
+def _tf_name(path):
+    return "/".join(("model", *path)).replace("blocks/", "h")
+
+
+def _hf_name(path):
+    """Hugging Face's name of a parameter.
+
+    >>> _hf_name(("blocks", "11", "attn", "c_attn", "w")), _hf_name(("wte",))
+    ('h.11.attn.c_attn.weight', 'wte.weight')
+    """
+    *scope, leaf = path
+    ending = {"g": "weight", "w": "weight", "b": "bias"}.get(leaf, f"{leaf}.weight")
+    return ".".join((*scope, ending)).replace("blocks", "h")
+
+
+def _nest(hparams, file, found, name_of, read):
+    """The parameters, nested as `gpt2` takes them, of a file whose shapes {name: shape} `found`
+    have to be those of `hparams`."""
+    d, n_layer = hparams["n_embd"], hparams["n_layer"]
+    norm = {"g": (d,), "b": (d,)}
+    attn = {"c_attn": {"w": (d, 3 * d), "b": (3 * d,)}, "c_proj": {"w": (d, d), "b": (d,)}}
+    mlp = {"c_fc": {"w": (d, 4 * d), "b": (4 * d,)}, "c_proj": {"w": (4 * d, d), "b": (d,)}}
+    blocks = [{"ln_1": norm, "attn": attn, "ln_2": norm, "mlp": mlp}] * n_layer
+    shapes = {"wte": (hparams["n_vocab"], d), "wpe": (hparams["n_ctx"], d)}
+
+    def get(path, shape):
+        name = name_of(path)
+        has = tuple(found.get(name, ()))
+        if has not in (shape, (1, *shape)):  # OpenAI's w is [1, n_in, n_out]
+            raise ValueError(f"{file}: {name} should be {shape}, and is {has or 'missing'}")
+        try:
+            return np.require(read(name), np.float32, "A").reshape(shape)
+        except Exception as error:
+            raise ValueError(f"{file}: cannot read {name}: {error}") from None
+
+    if (more := name_of(("blocks", str(n_layer), "ln_1", "g"))) in found:
+        raise ValueError(f"{file}: n_layer is {n_layer}, but there is {more}")
+    return _map(get, {**shapes, "blocks": blocks, "ln_f": norm})
+
+
+def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
+    """OpenAI's checkpoint as nested dicts of float32 arrays, weights [n_in, n_out].
+
+    `tf_ckpt_path` has no ending: "models/124M/model.ckpt". Raises ImportError without
+    TensorFlow, ValueError if the checkpoint is broken or has not the shapes of `hparams`.
+    """
+    os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")  # else it chatters
+    try:
+        import tensorflow as tf
+
+        reader = tf.train.load_checkpoint(tf_ckpt_path)
+        shapes = reader.get_variable_to_shape_map()
+    except ImportError as error:
+        instead = f"pip install tensorflow, or use a folder with {', '.join(HF_FILES)}"
+        raise ImportError(f"{tf_ckpt_path} needs TensorFlow ({error}): {instead}") from None
+    except Exception as error:
+        raise ValueError(f"{tf_ckpt_path} is not (or not all of) a checkpoint: {error}") from None
+    return _nest(hparams, tf_ckpt_path, shapes, _tf_name, reader.get_tensor)
+
+
+def _read_hf(model_dir):
+    """-> hparams, params, metadata of a folder in Hugging Face's layout."""
+    file = Path(model_dir, "config.json")
+    config, hparams = _read_config(file, HF_HPARAMS)
+    for key, values in {**COMPUTED, "n_inner": (None, 4 * hparams["n_embd"])}.items():
+        if config.get(key, values[0]) not in values:
+            raise ValueError(f"{file}: {key} is {config[key]!r}; this code computes {values}")
+    file = Path(model_dir, "model.safetensors")
+    try:  # it holds: length of the header [8 bytes], header (JSON), bytes of the tensors
+        with open(file, "rb") as opened:
+            data = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(bytes(data[8:start]))
+        metadata = header.pop("__metadata__", {})
+        shapes = {name: tensor["shape"] for name, tensor in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not (or not all of) a safetensors file: {error}") from None
+
+    def read(name):
+        dtype, (begin, end) = header[name]["dtype"], header[name]["data_offsets"]
+        array = np.frombuffer(data[start + begin : start + end], DTYPES[dtype])
+        return (array.astype("u4") << 16).view("f4") if dtype == "BF16" else array
+
+    prefix = "transformer." if "transformer.wte.weight" in header else ""
+    params = _nest(hparams, file, shapes, lambda path: prefix + _hf_name(path), read)
+    untied = config.get("tie_word_embeddings") is False and "lm_head.weight" in header
+    if untied and not np.array_equal(read("lm_head.weight"), params["wte"].ravel()):
+        raise ValueError(f"{file}: lm_head.weight is not wte.weight, here they have to be one")
+    return hparams, params, metadata
+
+
+def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np.float32):
+    """Write a model in Hugging Face's layout: `transformers` can read the folder, and so can we.
+
+    `dtype`, float32 or float16, is for the weights on disk; `source` goes into their metadata.
+    All four files are written elsewhere first: no half of them can be taken for a whole model.
+    Raises OSError if the disk does not play along.
+    """
+    from tempfile import TemporaryDirectory
+
+    config = {key: values[0] for key, values in COMPUTED.items()} | {"n_ctx": hparams["n_ctx"]}
+    config |= {name: hparams[key] for key, name in zip(HPARAMS, HF_HPARAMS, strict=True)}
+    config |= {"architectures": ["GPT2LMHeadModel"], "torch_dtype": np.dtype(dtype).name}
+    config |= {"bos_token_id": encoder.eot, "eos_token_id": encoder.eot}
+    merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in encoder.bpe_ranks)
+    header, end = {"__metadata__": {"format": "pt"} | ({"source": source} if source else {})}, 0
+    tensors = {}
+    _map(lambda path, leaf: tensors.update({_hf_name(path): np.asarray(leaf, dtype, "C")}), params)
+    for name, array in tensors.items():
+        header[name] = {"dtype": f"F{8 * array.itemsize}", "shape": array.shape}
+        header[name]["data_offsets"] = [end, end := end + array.nbytes]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    Path(model_dir).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=model_dir) as temporary:
+        Path(temporary, "config.json").write_text(json.dumps(config, indent=2))
+        Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder))
+        Path(temporary, "merges.txt").write_text(merges, encoding="utf-8")
+        with open(Path(temporary, "model.safetensors"), "wb") as file:
+            file.writelines([len(text).to_bytes(8, "little"), text, *tensors.values()])
+        Path(model_dir, "model.safetensors").unlink(missing_ok=True)
+        for name in HF_FILES:
+            Path(temporary, name).replace(Path(model_dir, name))
+
+
+def load_encoder_hparams_and_params(model_size, models_dir):
+    """-> encoder, hparams, params of the model in `models_dir/model_size`, downloaded if need be.
+
+    hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params: nested dicts of float32 arrays,
+    weights [n_in, n_out], read-only views of the file where that holds float32.
+    Raises ValueError, OSError or ImportError with one line that says what to do.
+    """
+    if model_size in ("", ".", "..") or set(model_size) & set("/\\:\0"):
+        raise ValueError(f"model_size should name a folder in {models_dir}, not {model_size!r}")
+    model_dir, source = os.path.join(models_dir, model_size), None
+    ready = not _missing(model_dir, HF_FILES)
+    if not ready:
+        download_gpt2_files(model_size, model_dir)
+    if not _missing(model_dir, OPENAI_FILES, model_size):
+        # Enough to know the weights by: the index holds a checksum of every tensor.
+        small = (Path(model_dir, file).read_bytes() for file in OPENAI_FILES if file != DATA)
+        source = hashlib.sha256(b"".join(small)).hexdigest()
+    encoder = get_encoder(model_size, models_dir)
+    if ready:
+        hparams, params, metadata = _read_hf(model_dir)
+        if not source or metadata.get("source", source) == source:
+            return encoder, hparams, params
+    _, hparams = _read_config(Path(model_dir, "hparams.json"), HPARAMS)
+    params = load_gpt2_params_from_tf_ckpt(os.path.join(model_dir, "model.ckpt"), hparams)
+    try:
+        save_model_folder(model_dir, encoder, hparams, params, source)
+    except OSError as error:
+        print(f"{model_dir}: the converted weights could not be kept: {error}", file=sys.stderr)
+    return encoder, hparams, params

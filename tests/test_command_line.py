@@ -1,0 +1,354 @@
+"""python gpt2.py as a user runs it: a process, its arguments, its streams and its exit status."""
+
+import fcntl
+import inspect
+import io
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from random_models import random_params
+
+import command_line
+import gpt2
+from encoder import Encoder, byte_level_vocab
+from utils import save_model_folder
+
+GPT2 = Path(gpt2.__file__)
+HPARAMS = {"n_vocab": 257, "n_ctx": 32, "n_embd": 16, "n_head": 2, "n_layer": 2}
+OFFLINE = "http://127.0.0.1:1"  # nothing listens there
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    encoder = Encoder(byte_level_vocab(), [])
+    save_model_folder(str(folder / "tiny"), encoder, HPARAMS, random_params(HPARAMS, scale=0.5))
+    return folder
+
+
+def command(models_dir, *arguments):
+    return [sys.executable, str(GPT2), *arguments, f"--models_dir={models_dir}"]
+
+
+def run_gpt2(models_dir, *arguments, stdin="", code=0, **options):
+    arguments = [*arguments, "--model_size=tiny"]
+    done = subprocess.run(
+        command(models_dir, *arguments),
+        input=stdin.encode(),
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "GPT2_BASE_URL": OFFLINE},
+        **options,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
+
+
+def expected_text(models_dir, prompt, n=40, **options):
+    encoder, hparams, params = gpt2.load("tiny", str(models_dir))
+    ids = encoder.encode(prompt) or [encoder.eot]
+    options.setdefault("stop_id", encoder.eot)
+    return encoder.decode(gpt2.generate(ids, params, hparams["n_head"], n, **options))
+
+
+# ---------------------------------------------------------------- the prompt
+
+PROMPTS = [
+    "Yes, sir",
+    "2024",
+    "007",
+    "1e3",
+    "0x10",
+    "1_000",
+    "None",
+    "True",
+    "{x}",
+    "{'a': 1}",
+    "[1, 2]",
+    "(a)",
+    "a,b",
+    "'quoted'",
+    '"',
+    "a=b",
+    "--prompt=x",
+    "lambda x: x",
+    "# comment",
+    "...",
+    "\\n",
+    "two\nlines",
+    " spaces ",
+    "",
+    "é 🙂",
+    "-5 degrees",
+    "-dash",
+    "-x",
+    "- item",
+    "-- a comment of SQL",
+    "--flag and more",
+]
+
+
+def prompt_seen(monkeypatch, *arguments):
+    seen = []
+
+    def program(prompt: str | None = None, top_k=0, interactive=False):
+        seen.append(prompt)
+
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    for stream in ("stdin", "stdout", "stderr"):  # pytest's own cannot be reconfigured
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO()))
+    command_line.run(program)
+    return seen[0]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_prompt_arrives_as_typed(prompt, monkeypatch):
+    arrived = "x" if prompt == "--prompt=x" else prompt
+    assert prompt_seen(monkeypatch, prompt) == arrived
+    assert prompt_seen(monkeypatch, "--top_k", "3", prompt, "--interactive") == arrived
+    assert prompt_seen(monkeypatch, f"--prompt={prompt}") == prompt
+
+
+@pytest.mark.parametrize("prompt", ["--help", "-h", "--top_k", "--top_k=3", "--", "-", "--x=y"])
+def test_a_prompt_that_looks_like_an_option(prompt, monkeypatch):
+    assert prompt_seen(monkeypatch, f"--prompt={prompt}") == prompt
+    assert prompt_seen(monkeypatch, "--prompt", prompt) == prompt
+    assert prompt_seen(monkeypatch, "--top_k=3", "--", prompt) == prompt
+
+
+@given(st.text())
+@example("- 1, 'é'")
+def test_any_prompt_arrives_as_typed(prompt):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert prompt_seen(monkeypatch, "--", prompt) == prompt
+
+
+@pytest.mark.parametrize("prompt", ["Yes, sir", "2024", "-5 degrees", "", "é 🙂"])
+def test_the_whole_program_continues_the_prompt_as_typed(prompt, models_dir):
+    out, err = run_gpt2(models_dir, prompt)
+    assert (out, err) == (expected_text(models_dir, prompt) + "\n", "")
+
+
+def test_a_dash_reads_standard_input_to_its_end_unchanged(models_dir):
+    text = " def f():\r\n\treturn 1\n"
+    out, _ = run_gpt2(models_dir, "-", stdin=text)
+    assert out == expected_text(models_dir, text) + "\n"
+
+
+def test_bytes_that_are_no_utf8_are_replaced(models_dir):
+    done = subprocess.run(
+        command(models_dir, "-", "--model_size=tiny"), input=b"caf\xe9", capture_output=True
+    )
+    assert done.stdout.decode("utf-8") == expected_text(models_dir, "caf\ufffd") + "\n"
+
+
+# ---------------------------------------------------------------- the options
+
+
+def test_n_tokens_to_generate(models_dir):
+    out, _ = run_gpt2(models_dir, "abc", "--n_tokens_to_generate", "7")
+    assert out == expected_text(models_dir, "abc", 7) + "\n"
+    assert run_gpt2(models_dir, "abc", "--n_tokens_to_generate=0")[0] == "\n"
+
+
+def test_samples_are_those_of_consecutive_seeds(models_dir):
+    options = ["--temperature=1.5", "--top_k=50", "--top_p=0.9"]
+    three, _ = run_gpt2(models_dir, "abc", *options, "--seed=5", "--n_samples=3")
+
+    def text(seed):
+        rng = np.random.default_rng(seed)
+        return expected_text(models_dir, "abc", temperature=1.5, top_k=50, top_p=0.9, rng=rng)
+
+    assert three == text(5) + "\n" + text(6) + "\n" + text(7) + "\n"
+    assert text(5) != text(6)
+
+
+def test_stop_at_eot(models_dir, tmp_path):
+    params = random_params(HPARAMS)
+    params["ln_f"]["g"][:], params["ln_f"]["b"][:] = 0, params["wte"][256]  # always that token
+    params["wte"][256] *= 10
+    save_model_folder(str(tmp_path / "tiny"), Encoder(byte_level_vocab(), []), HPARAMS, params)
+    assert run_gpt2(tmp_path, "abc")[0] == "\n"
+    out, _ = run_gpt2(tmp_path, "abc", "--stop_at_eot", "False", "--n_tokens_to_generate=2")
+    assert out == "<|endoftext|><|endoftext|>\n"
+
+
+def test_a_prompt_longer_than_the_window_is_cut_with_a_notice(models_dir):
+    prompt = "0123456789" * 5
+    out, err = run_gpt2(models_dir, prompt)
+    assert out == expected_text(models_dir, prompt[-32:]) + "\n"
+    assert "50" in err and "32" in err and err.count("\n") == 1
+
+
+def test_interactive_answers_each_line_by_itself(models_dir):
+    out, err = run_gpt2(models_dir, "--interactive", stdin="one\n\ntwo, three\r\nlast")
+    texts = [expected_text(models_dir, prompt) for prompt in ("one", "", "two, three", "last")]
+    assert out == "".join(text + "\n" for text in texts)
+    assert err == ""
+
+
+def test_help_names_every_option(models_dir):
+    done = subprocess.run([sys.executable, GPT2, "--help"], capture_output=True, encoding="utf-8")
+    assert done.returncode == 0 and done.stderr == ""
+    for option in inspect.signature(gpt2.main).parameters:
+        assert option == "prompt" or f"--{option} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["a", "b"],
+        ["a", "--interactive"],
+        ["a", "--temprature=1"],
+        ["a", "--top_k"],
+        ["a", "--top_k=-1"],
+        ["a", "--top_k=1.5"],
+        ["a", "--top_p=1.1"],
+        ["a", "--temperature=-0.1"],
+        ["a", "--temperature=hot"],
+        ["a", "--seed=-1"],
+        ["a", "--seed=x"],
+        ["a", "--n_samples=0"],
+        ["a", "--n_tokens_to_generate=-1"],
+        ["a", "--n_tokens_to_generate=True"],
+        ["a", "--stop_at_eot=maybe"],
+    ],
+)
+def test_a_users_error_is_one_line_and_comes_before_any_work(arguments, models_dir):
+    out, err = run_gpt2(models_dir, *arguments, code=1)
+    assert out == "" and err.count("\n") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize("model_size", ["nowhere", "../tiny", "", "124M"])
+def test_a_model_that_cannot_be_had_is_one_line(model_size, models_dir):
+    done = subprocess.run(
+        command(models_dir, "a", f"--model_size={model_size}"),
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "GPT2_BASE_URL": OFFLINE},
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_without_network_and_model_size_the_bundled_model_answers(tmp_path):
+    done = subprocess.run(
+        command(tmp_path / "models", "def "),
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "GPT2_BASE_URL": OFFLINE},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) > 10
+    assert "124M" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "models" / "python").exists()
+
+
+# ---------------------------------------------------------------- the streams
+
+
+def test_whole_characters_only(models_dir, monkeypatch):
+    model = gpt2.load("tiny", str(models_dir))
+    ids = model[0].encode("é🙂a🏳️‍🌈") + model[0].encode("🙂")[:3]  # the last one is cut short
+    monkeypatch.setattr(gpt2, "generate_stream", lambda *args, **options: iter(ids))
+    pieces = list(gpt2.complete("", *model, len(ids)))
+    assert pieces[:3] == ["é", "🙂", "a"]
+    assert "\ufffd" not in "".join(pieces[:-1]) and pieces[-1].startswith("\ufffd")
+    assert "".join(pieces) == model[0].decode(ids)
+
+
+def test_main_streams_and_returns_the_text(models_dir, capsys):
+    text = gpt2.main("abc", 12, model_size="tiny", models_dir=str(models_dir))
+    assert capsys.readouterr().out == text + "\n"
+    assert text == expected_text(models_dir, "abc", 12)
+
+
+def popen(models_dir, *arguments, **options):
+    arguments = [*arguments, "--model_size=tiny", "--stop_at_eot=False"]
+    return subprocess.Popen(
+        command(models_dir, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_text_comes_while_it_is_made_and_ctrl_c_ends_it_quietly(models_dir):
+    with popen(models_dir, "abc", "--n_tokens_to_generate=1000000") as process:
+        start = process.stdout.read1(64)
+        assert start and process.poll() is None
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == b""
+    text = (start + rest).decode("utf-8")
+    assert text.endswith("\n")
+    assert expected_text(models_dir, "abc", 200, stop_id=None).startswith(text[:100].rstrip("\n"))
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(models_dir):
+    with popen(models_dir, "abc", "--n_tokens_to_generate=1000000") as process:
+        process.stdout.read1(8)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) != 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_one_line(models_dir):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            command(models_dir, "abc", "--model_size=tiny"), stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1 and b"Traceback" not in done.stderr
+
+
+def on_a_terminal(models_dir, stdout):
+    """What a terminal on standard error (and on standard output if `stdout` is None) shows."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # rows and columns
+    arguments = command(models_dir, "abc", "--model_size=tiny", "--n_tokens_to_generate=30")
+    process = subprocess.Popen(arguments, stdout=stdout or end, stderr=end)
+    os.close(end)
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    except OSError:  # how Linux tells the end of a pseudo-terminal
+        pass
+    assert process.wait(timeout=60) == 0
+    os.close(terminal)
+    return shown.decode("utf-8")
+
+
+def test_a_bar_shows_only_where_it_cannot_cut_through_the_text(models_dir, tmp_path):
+    expected = expected_text(models_dir, "abc", 30)
+    with open(tmp_path / "out.txt", "wb") as file:
+        assert "30/30" in on_a_terminal(models_dir, file)
+    assert (tmp_path / "out.txt").read_text(encoding="utf-8") == expected + "\n"
+    assert "30/30" not in on_a_terminal(models_dir, None)
+
+
+def test_a_run_imports_no_more_than_it_needs(models_dir):
+    code = f"""
+import sys, gpt2
+gpt2.main("abc", 3, model_size="tiny", models_dir={str(models_dir)!r})
+print(*sorted(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=GPT2.parent
+    )
+    loaded = set(done.stdout.split("\n")[-2].split())
+    assert "numpy" in loaded
+    assert not loaded & {"tensorflow", "torch", "transformers", "requests", "tqdm", "train"}

@@ -1,0 +1,426 @@
+"""train.py: every gradient against central differences and PyTorch, the optimizer, the loop."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+from random_models import TINY, random_params
+
+import gpt2
+import train
+
+RNG = np.random.default_rng(0)
+
+
+def check_gradient(function, arrays, gradients, bound=1e-7):
+    """Compare `gradients` of the number function() with central differences along one random
+    direction in each of `arrays`, which function reads (float64; the step is a compromise between
+    rounding and curvature)."""
+    for name, array in arrays.items():
+        direction = RNG.standard_normal(array.shape)
+        step = 1e-5
+        original = array.copy()
+        values = []
+        for sign in (2, 1, -1, -2):  # five-point rule: error of order step^4
+            array[...] = original + sign * step * direction
+            values.append(function())
+        array[...] = original
+        a, b, c, d = values
+        numeric = (8 * (b - c) - (a - d)) / (12 * step)
+        exact = np.sum(gradients[name] * direction)
+        assert abs(numeric - exact) <= bound * max(abs(numeric), abs(exact)), name
+
+
+def check_layer(forward, backward, x, weights=None):
+    """Check dx and the gradients of `weights` for the loss sum(out * random)."""
+    weights = weights or {}
+    out, cache = forward(x, **weights)
+    dout = RNG.standard_normal(out.shape)
+    result = backward(dout, cache)
+    dx, dweights = result if isinstance(result, tuple) else (result, {})
+    check_gradient(
+        lambda: np.sum(forward(x, **weights)[0] * dout), {"x": x, **weights}, {"x": dx, **dweights}
+    )
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def test_linear_gradient():
+    weights = {"w": RNG.standard_normal((5, 4)), "b": RNG.standard_normal(4)}
+    check_layer(train.linear_forward, train.linear_backward, RNG.standard_normal((7, 5)), weights)
+
+
+def test_layer_norm_gradient():
+    weights = {"g": RNG.standard_normal(6), "b": RNG.standard_normal(6)}
+    x = RNG.standard_normal((5, 6)) + 1
+    check_layer(train.layer_norm_forward, train.layer_norm_backward, x, weights)
+
+
+def test_gelu_gradient():
+    x = 3 * RNG.standard_normal((6, 4))
+    check_layer(train.gelu_forward, train.gelu_backward, x)
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 6])
+def test_attention_gradient(n_head):
+    qkv = RNG.standard_normal((3 * 5, 3 * 6))  # three sequences of five positions
+
+    def forward(qkv):
+        return train.attention_forward(qkv, n_head, 5)
+
+    check_layer(forward, train.attention_backward, qkv)
+
+
+def test_embedding_gradient():
+    inputs = np.array([[0, 3, 3], [1, 3, 0]])  # ids that occur more than once, and not at all
+    arrays = {"wte": RNG.standard_normal((5, 4)), "wpe": RNG.standard_normal((6, 4))}
+    out, cache = train.embedding_forward(inputs, **arrays)
+    dout = RNG.standard_normal(out.shape)
+    dwte, dwpe = train.embedding_backward(dout, cache)
+    check_gradient(
+        lambda: np.sum(train.embedding_forward(inputs, **arrays)[0] * dout),
+        arrays,
+        {"wte": dwte, "wpe": dwpe},
+    )
+
+
+def test_cross_entropy_gradient():
+    logits, targets = RNG.standard_normal((6, 5)), RNG.integers(0, 5, 6)
+    _, dlogits = train.cross_entropy(logits, targets)
+    check_gradient(
+        lambda: train.cross_entropy(logits, targets)[0], {"logits": logits}, {"logits": dlogits}
+    )
+
+
+def test_block_gradient():
+    block = random_params(TINY, dtype=np.float64)["blocks"][0]
+    x = RNG.standard_normal((2 * 5, TINY["n_embd"]))
+    out, cache = train.block_forward(x, block, 3, 5)
+    dout = RNG.standard_normal(out.shape)
+    dx, dblock = train.block_backward(dout, cache)
+    check_gradient(
+        lambda: np.sum(train.block_forward(x, block, 3, 5)[0] * dout),
+        {"x": x, **dict(train.named(block))},
+        {"x": dx, **dict(train.named(dblock))},
+    )
+
+
+def batch(hparams, n_seq=3, n_ctx=9):
+    ids = np.random.default_rng(2).integers(0, hparams["n_vocab"], (n_seq, n_ctx + 1))
+    return ids[:, :-1], ids[:, 1:]
+
+
+def test_whole_model_gradient():
+    params = random_params(TINY, dtype=np.float64)
+    inputs, targets = batch(TINY)
+    _, grads = train.loss_and_grads(params, 3, inputs, targets)
+    assert [name for name, _ in train.named(grads)] == [name for name, _ in train.named(params)]
+    check_gradient(
+        lambda: train.loss_and_grads(params, 3, inputs, targets)[0],
+        dict(train.named(params)),
+        dict(train.named(grads)),
+    )
+
+
+def test_gradients_equal_those_of_autograd():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch's autograd")
+    pytest.importorskip("transformers")
+    from references import transformers_gpt2
+
+    params = random_params(TINY)
+    inputs, targets = batch(TINY)
+    model = transformers_gpt2(params, TINY)
+    logits = model(torch.tensor(inputs)).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, TINY["n_vocab"]), torch.tensor(targets).reshape(-1)
+    )
+    expected.backward()
+    loss, grads = train.loss_and_grads(params, 3, inputs, targets)
+    assert abs(loss - expected.item()) < 1e-5
+    theirs = dict(model.transformer.named_parameters())
+    ours = dict(train.named(grads))
+    assert len(ours) == len(theirs)
+    for name, grad in ours.items():
+        *scope, leaf = name.split(".")
+        leaf = {"w": "weight", "g": "weight", "b": "bias"}.get(leaf, f"{leaf}.weight")
+        expected = theirs[".".join([*scope, leaf]).replace("blocks", "h")].grad.numpy()
+        assert grad.dtype == np.float32
+        assert np.linalg.norm(grad - expected) <= 1e-5 * np.linalg.norm(expected), name
+
+
+# ---------------------------------------------------------------- the forward pass
+
+
+def test_forward_computes_the_model_of_gpt2():
+    params = random_params(TINY, dtype=np.float64)
+    inputs, _ = batch(TINY)
+    logits, _ = train.forward(params, 3, inputs)
+    for ids, rows in zip(inputs, logits.reshape(3, 9, -1), strict=True):
+        np.testing.assert_allclose(rows, gpt2.gpt2(ids, **params, n_head=3), atol=1e-12)
+
+
+def test_float32_stays_float32():
+    loss, grads = train.loss_and_grads(random_params(TINY), 3, *batch(TINY))
+    assert isinstance(loss, float)
+    assert {grad.dtype for _, grad in train.named(grads)} == {np.dtype(np.float32)}
+
+
+def test_a_batch_in_pieces_gives_the_gradients_of_the_whole():
+    params = random_params(TINY, dtype=np.float64)
+    inputs, targets = batch(TINY, n_seq=7)  # pieces of 3, 3 and 1
+    loss, grads = train.loss_and_grads(params, 3, inputs, targets)
+    workers = train.Workers(piece=3)
+    summed_loss, summed = workers.loss_and_grads(params, 3, inputs, targets)
+    assert math.isclose(loss, summed_loss, rel_tol=1e-12)
+    assert math.isclose(loss, workers.loss(params, 3, inputs, targets), rel_tol=1e-12)
+    for name, grad in train.named(grads):
+        np.testing.assert_allclose(summed[name], grad, atol=1e-12)
+
+
+# ---------------------------------------------------------------- AdamW
+
+
+def test_adamw_follows_pytorch():
+    torch = pytest.importorskip("torch", reason="compares with torch.optim.AdamW")
+    params = {"wpe": RNG.standard_normal((3, 4)), "w": RNG.standard_normal((3, 4)), "b": np.ones(4)}
+    theirs = {name: torch.nn.Parameter(torch.tensor(p)) for name, p in params.items()}
+    kept = [{"params": [theirs["w"]], "weight_decay": 0.1}]
+    kept.append({"params": [theirs["wpe"], theirs["b"]], "weight_decay": 0.0})
+    reference = torch.optim.AdamW(kept, lr=0.01, betas=(0.9, 0.99), eps=1e-8)
+    ours = train.AdamW(params, weight_decay=0.1, clip=1.0)
+    for _ in range(10):
+        grads = {name: RNG.standard_normal(p.shape) for name, p in params.items()}
+        for name, p in theirs.items():
+            p.grad = torch.tensor(grads[name])
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
+        reference.step()
+        ours.step(params, grads, 0.01)
+    for name, p in params.items():
+        np.testing.assert_allclose(p, theirs[name].detach().numpy(), rtol=1e-10)
+
+
+# ---------------------------------------------------------------- data
+
+SOURCE = '''
+import os
+
+@decorated
+def first(a,
+          b=1):
+    """Adds."""
+    def inner():
+        return a
+    return inner() + b
+
+
+class Thing:
+    def method(self):
+        return "é"
+
+    async def other(self): pass
+
+if True:
+    def first_again(): ...
+'''
+
+
+@pytest.fixture
+def source_folder(tmp_path):
+    folder = tmp_path / "source"
+    (folder / "tests").mkdir(parents=True)
+    (folder / "a.py").write_text(SOURCE, encoding="utf-8")
+    (folder / "b.py").write_text(SOURCE, encoding="utf-8")
+    (folder / "broken.py").write_text("def (:", encoding="utf-8")
+    (folder / "latin.py").write_bytes(b"def f(): return '\xe9'")
+    (folder / "tests" / "c.py").write_text("def test_it(): ...", encoding="utf-8")
+    return folder
+
+
+def test_every_function_and_method_once_and_dedented(source_folder):
+    functions = train.python_functions(source_folder)
+    assert [text.split("(")[0] for text in functions] == [
+        "def first",
+        "def method",
+        "async def other",
+        "def first_again",
+    ]
+    assert functions[0].startswith("def first(a,\n          b=1):\n    ")
+    assert functions[1] == 'def method(self):\n    return "é"\n'
+
+
+def test_learned_merges_are_the_most_frequent_pairs():
+    encoder = train.learn_bpe(["ababab abab", "cd ab"], 3)
+    tokens = [encoder.decoder[i] for i in range(256, 260)]
+    # "ab" 6 times; then "abab" 3 (once in "ababab": its pairs overlap; twice counting " abab")
+    assert tokens[0] == "ab" and tokens[-1] == "<|endoftext|>"
+    assert encoder.decode(encoder.encode("ababab é\n")) == "ababab é\n"
+    assert len(encoder.encode("ababab")) < 6
+
+
+def test_learned_merges_equal_those_of_a_recount_after_each_merge():
+    texts = train.python_functions()[:60]
+    encoder = train.learn_bpe(texts, 40)
+    words = {}
+    byte_level = train.learn_bpe(texts, 0)
+    for text in texts:
+        for piece in regex.findall(train.SPLIT, text):
+            word = tuple(byte_level.decoder[i] for i in byte_level.encode(piece))
+            words[word] = words.get(word, 0) + 1
+    for merge in encoder.bpe_ranks:
+        counts = {}
+        for word, n in words.items():
+            for pair in pairwise(word):
+                counts[pair] = counts.get(pair, 0) + n
+        assert counts[merge] == max(counts.values())
+        joined = {}
+        for word, n in words.items():
+            new, rest = [], list(word)
+            while rest:
+                symbol = rest.pop(0)
+                if rest and (symbol, rest[0]) == merge:
+                    symbol += rest.pop(0)
+                new.append(symbol)
+            joined[tuple(new)] = joined.get(tuple(new), 0) + n
+        words = joined
+
+
+def test_no_merges_make_a_character_level_tokenizer():
+    encoder = train.learn_bpe(["abc"], 0)
+    assert len(encoder.encoder) == 257 and len(encoder.encode("def é")) == 6
+
+
+def test_documents_are_closed_by_the_end_mark():
+    encoder = train.learn_bpe(["ab"], 0)
+    ids = train.token_ids(["ab", "c"], encoder)
+    assert ids.tolist() == [*encoder.encode("ab"), 256, *encoder.encode("c"), 256]
+
+
+def test_targets_are_the_inputs_one_later():
+    inputs, targets = train.windows(np.arange(20), [0, 7], 4)
+    assert inputs.tolist() == [[0, 1, 2, 3], [7, 8, 9, 10]]
+    assert targets.tolist() == [[1, 2, 3, 4], [8, 9, 10, 11]]
+
+
+# ---------------------------------------------------------------- the command
+
+SIZES = [
+    "--n_layer",
+    "1",
+    "--n_head",
+    "2",
+    "--n_embd",
+    "16",
+    "--n_ctx",
+    "16",
+    "--batch_size",
+    "4",
+    "--tokenizer",
+    "bpe:20",
+]
+
+
+def run_train(*arguments, code=0):
+    script = Path(train.__file__)
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def many_functions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    text = "\n".join(f"def f{i}(x):\n    return x + {i}\n" for i in range(60))
+    (folder / "many.py").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(many_functions, tmp_path_factory):
+    out = tmp_path_factory.mktemp("models") / "small"
+    log = run_train(
+        f"--data={many_functions}", f"--out={out}", *SIZES, "--steps=60", "--eval_every=20"
+    )
+    return out, log
+
+
+def test_the_loss_falls(trained):
+    losses = [float(line.split("held-out ")[1].split()[0]) for line in trained[1].split("\n")[1:4]]
+    assert losses[0] > losses[-1]
+
+
+def test_the_folder_runs_in_gpt2_and_in_transformers(trained):
+    from utils import load_encoder_hparams_and_params
+
+    out, _ = trained
+    encoder, hparams, params = load_encoder_hparams_and_params(out.name, str(out.parent))
+    assert hparams["n_ctx"] == 16 and hparams["n_vocab"] == len(encoder.encoder) <= 277
+    ids = encoder.encode("def f1(x):\n")[:16]
+    logits = gpt2.gpt2(ids, **params, n_head=2)
+    torch = pytest.importorskip("torch", reason="compares with transformers")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.GPT2LMHeadModel.from_pretrained(out)
+    with torch.no_grad():
+        theirs = model(torch.tensor([ids])).logits[0].numpy()
+    assert np.abs(logits - theirs).max() < 1e-4
+
+
+def test_a_run_killed_and_resumed_ends_with_the_same_bytes(trained, many_functions, tmp_path):
+    out = tmp_path / "killed"
+    arguments = [f"--data={many_functions}", f"--out={out}", *SIZES, "--steps=60"]
+    arguments += ["--eval_every=20"]
+    command = [sys.executable, "-u", train.__file__, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        while not process.stderr.readline().startswith("step 20:"):
+            pass
+        process.kill()
+    run_train(*arguments, "--resume")
+    whole = (trained[0] / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--n_embd=16", "--n_head=3"],
+        ["--steps=0"],
+        ["--steps=many"],
+        ["--tokenizer=words"],
+        ["--tokenizer=bpe:x"],
+        ["--n_ctx=100000"],
+        ["--data=no_such_folder"],
+        ["--resume"],
+        ["--stpes=3"],
+        ["stray"],
+    ],
+)
+def test_a_users_error_is_one_line_and_leaves_nothing(arguments, many_functions, tmp_path):
+    out = tmp_path / "out"
+    error = run_train(f"--data={many_functions}", f"--out={out}", *SIZES, *arguments, code=1)
+    assert error.count("\n") == 1 and "Traceback" not in error
+    assert not out.exists()
+
+
+def test_a_folder_with_something_in_it_is_not_written_over(trained, many_functions, tmp_path):
+    out = tmp_path / "other"
+    shutil.copytree(trained[0], out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    run_train(f"--data={many_functions}", f"--out={out}", *SIZES, code=1)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_half_stores_float16(many_functions, tmp_path):
+    out = tmp_path / "half"
+    run_train(f"--data={many_functions}", f"--out={out}", *SIZES, "--steps=2", "--half")
+    stored = (out / "model.safetensors").read_bytes()
+    header = json.loads(stored[8 : 8 + int.from_bytes(stored[:8], "little")])
+    assert {t["dtype"] for name, t in header.items() if name != "__metadata__"} == {"F16"}
