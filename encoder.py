@@ -25,15 +25,14 @@ from operator import index
 ENDOFTEXT = "<|endoftext|>"
 LAYOUTS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))  # OpenAI, Hugging Face
 SPLIT = r"'(?:s|t|re|ve|m|ll|d)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# Blocks to split one by one: no piece goes on from a visible character to white space. (A line
-# end among \x1c to \x1f is white space to `re` but not to `regex`, so these two are spelt out.)
-BLOCK = re.compile(r".{2000,}?[!-~](?=[ \n])|.+", re.DOTALL)
+# A piece always ends where white space follows a visible ASCII character. Text is cut into blocks
+# at such places, so that one é makes only its own block slow to split.
+BLOCK = re.compile(r".{200,}?[!-~](?=[ \n])|.+", re.DOTALL)
 
 # In the files each byte is written as one visible character: as itself where Latin-1 shows
 # something, else as the next character from U+0100 on. GPT-2's ids 0 to 255 follow this order.
-_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
-_SYMBOL = {b: chr(b) for b in _VISIBLE} | {b: chr(256 + i) for i, b in enumerate(_HIDDEN)}
+_SYMBOL = {b: chr(b) for b in [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]}
+_SYMBOL |= {b: chr(256 + i) for i, b in enumerate(sorted({*range(256)} - {*_SYMBOL}))}
 _BYTE = {symbol: bytes([byte]) for byte, symbol in _SYMBOL.items()}
 
 
@@ -111,8 +110,7 @@ class Encoder:
         self.encoder = encoder
         self.decoder = {i: token for token, i in encoder.items()}
         self.eot = encoder.get(ENDOFTEXT)
-        # A pair is one string, as in the file: 50,000 tuples would double the time to load.
-        self._ranks = {merge: rank for rank, merge in enumerate(merges)}
+        self._ranks = {merge: rank for rank, merge in enumerate(merges)}  # tuples load slower
         self._words = {}  # piece -> its ids
         for merge in self._ranks:
             if merge.count(" ") != 1:

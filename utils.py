@@ -22,7 +22,7 @@ from encoder import get_encoder
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # or env GPT2_BASE_URL
 DATA = "model.ckpt.data-00000-of-00001"
-OPENAI_FILES = {  # SHA-256 of those of 124M
+TF_FILES = {  # SHA-256 of those of 124M
     "checkpoint": "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "hparams.json": "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318",
@@ -32,12 +32,8 @@ OPENAI_FILES = {  # SHA-256 of those of 124M
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
 PUBLISHED = {  # bytes of the same files, as far as they are known
-    "124M": dict(
-        zip(OPENAI_FILES, (77, 1042301, 90, 497759232, 5215, 471155, 456318), strict=True)
-    ),
-    "355M": dict(
-        zip(OPENAI_FILES, (77, 1042301, 91, 1419292672, 10399, 926519, 456318), strict=True)
-    ),
+    "124M": dict(zip(TF_FILES, (77, 1042301, 90, 497759232, 5215, 471155, 456318), strict=True)),
+    "355M": dict(zip(TF_FILES, (77, 1042301, 91, 1419292672, 10399, 926519, 456318), strict=True)),
     "774M": {"encoder.json": 1042301, DATA: 3096120320, "vocab.bpe": 456318},
     "1558M": {"encoder.json": 1042301, DATA: 6230444800, "vocab.bpe": 456318},
 }
@@ -78,23 +74,21 @@ def _continue(url, part, size):
     # "identity": a compressed answer could not be resumed, nor compared with its length.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=(5, 60)) as answer:
+        status = f"{answer.status_code} {answer.reason}"
+        kind = answer.headers.get("Content-Type", "")
+        first, _, total = answer.headers.get("Content-Range", "").partition("/")
         if answer.status_code == 416:  # `part` is as long as the file, or longer
             part.unlink(missing_ok=True)
         if answer.status_code == 416 or answer.status_code >= 500:
-            raise requests.ConnectionError(f"status {answer.status_code} {answer.reason}")
-        answer.raise_for_status()
-        kind = answer.headers.get("Content-Type", "")
-        first, _, total = answer.headers.get("Content-Range", "").partition("/")
+            raise requests.ConnectionError(status)
         if answer.status_code == 200:  # all of it, even if we asked for the end
             have, first, total = 0, "bytes 0-", answer.headers.get("Content-Length", str(size))
         fits = total.isdigit() and size in (None, int(total)) and first.startswith(f"bytes {have}-")
         if not fits or kind.startswith("text/html"):
-            expected = f"a file of {size or 'known'} length from byte {have} on"
-            raise OSError(f"{url} should be {expected}, and is {kind} {first} of {total}")
+            bad = f"{status}, {kind}, length {total or 'unknown'}"
+            raise OSError(f"{url} is no file of {size or 'known'} length: {bad}")
         part.parent.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(
-            None, part.stem, int(total), initial=have, unit="B", unit_scale=True, disable=None
-        )
+        bar = tqdm(None, part.stem, int(total), initial=have, unit="B", unit_scale=1, disable=None)
         with open(part, "ab" if have else "wb") as file, bar:
             for chunk in answer.iter_content(1 << 16):
                 bar.update(file.write(chunk))
@@ -104,8 +98,6 @@ def _continue(url, part, size):
 
 def _fetch(url, path, size):
     """Fetch `url` to `path` by way of `path`.part, trying again for as long as there is hope."""
-    from requests.exceptions import ChunkedEncodingError, ConnectionError as NoConnection, Timeout
-
     part, failures, furthest, reached = Path(f"{path}.part"), 0, 0, False
     while True:
         try:
@@ -114,10 +106,10 @@ def _fetch(url, path, size):
         except OSError as error:  # as are the exceptions of requests
             if error.errno:
                 raise OSError(f"cannot write {part}: {error.strerror}") from None
-            if not isinstance(error, (NoConnection, Timeout, ChunkedEncodingError)):
+            if type(error) is OSError or isinstance(error, ValueError):  # no matter of time
                 raise
-            failures = 1 if _size(part) > furthest else failures + 1
-            furthest = max(furthest, _size(part))
+            have = _size(part)
+            failures, furthest = (1, have) if have > furthest else (failures + 1, furthest)
             reason = getattr(error.args[0], "reason", error)  # urllib3's, if it did not connect
             reached |= reason is error
             if failures > (len(PAUSES) if reached else 1):
@@ -125,9 +117,9 @@ def _fetch(url, path, size):
                 raise kind(f"cannot fetch {url}: {reason}; a later run will go on") from None
             time.sleep(PAUSES[failures - 1])
     try:
-        if size in PUBLISHED["124M"].values():  # no two sizes there are equal
-            if hashlib.sha256(np.memmap(part, mode="r")).hexdigest() != OPENAI_FILES[path.name]:
-                raise ValueError("its SHA-256 is not the published one")
+        sha256 = TF_FILES[path.name] if size in PUBLISHED["124M"].values() else None
+        if sha256 and hashlib.sha256(np.memmap(part, mode="r")).hexdigest() != sha256:
+            raise ValueError("its SHA-256 is not the published one")
         if path.suffix == ".json":
             json.loads(part.read_bytes())
     except ValueError as error:
@@ -141,20 +133,19 @@ def _fetch(url, path, size):
 def download_gpt2_files(model_size, model_dir):
     """Fetch what `model_dir` lacks of OpenAI's model `model_size` ("124M", "355M", ...).
 
-    From `BASE_URL`, or from env GPT2_BASE_URL, where there may be other models as well. A file
-    is called `<name>.part` until it is whole, and a later run goes on with it. Checked are the
-    published sizes and hashes; where there are none, the length that the server tells.
-    Raises FileNotFoundError for an unknown model, the built-in ConnectionError if the server
-    cannot be reached at all, OSError for all else that goes wrong on the way or on the disk.
+    From `BASE_URL`, or from env GPT2_BASE_URL, where there may be other models too. A file is
+    called `<name>.part` until it is whole, and a later run goes on with it. Published sizes and
+    hashes are checked, else the length that the server tells. Raises FileNotFoundError for an
+    unknown model, the built-in ConnectionError if the server cannot be reached at all, OSError
+    for all else that goes wrong on the way or on the disk.
     """
     base = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
-    missing = _missing(model_dir, OPENAI_FILES, model_size)
+    missing = _missing(model_dir, TF_FILES, model_size)
     if missing and not base and model_size not in PUBLISHED:
-        found = sorted(os.listdir(model_dir)) if os.path.isdir(model_dir) else "no such folder"
-        raise FileNotFoundError(
-            f"no whole model in {model_dir}: {found}. Hugging Face's layout would need also"
-            f" {_missing(model_dir, HF_FILES)}, OpenAI's {missing}; to download: {[*PUBLISHED]}"
-        )
+        found = sorted(os.listdir(model_dir)) if os.path.isdir(model_dir) else "nothing"
+        lacks = f"{_missing(model_dir, HF_FILES)} of Hugging Face's layout, {missing} of OpenAI's"
+        names = ", ".join(PUBLISHED)
+        raise FileNotFoundError(f"{model_dir} has {found}, and lacks {lacks}; we fetch {names}")
     for file in missing:
         size = PUBLISHED.get(model_size, {}).get(file)
         _fetch(f"{base or BASE_URL}/{model_size}/{file}", Path(model_dir, file), size)
@@ -173,42 +164,37 @@ def _read_config(path, names):
     return config, hparams
 
 
-def _map(function, tree, *path):
-    """The same dicts and lists, with function(path, leaf) in place of each leaf."""
+def _map(function, tree, name="model"):
+    """The same dicts and lists, with function(OpenAI's name, leaf) in place of each leaf."""
     if isinstance(tree, dict):
-        return {key: _map(function, child, *path, key) for key, child in tree.items()}
-    if isinstance(tree, list):
-        return [_map(function, child, *path, str(i)) for i, child in enumerate(tree)]
-    return function(path, tree)
+        return {key: _map(function, child, f"{name}/{key}") for key, child in tree.items()}
+    if isinstance(tree, list):  # model/blocks -> model/h0, model/h1, ...
+        return [_map(function, child, f"model/h{i}") for i, child in enumerate(tree)]
+    return function(name, tree)
 
 
-def _tf_name(path):
-    return "/".join(("model", *path)).replace("blocks/", "h")
+def _hf_name(name):
+    """Hugging Face's name for OpenAI's.
 
-
-def _hf_name(path):
-    """Hugging Face's name of a parameter.
-
-    >>> _hf_name(("blocks", "11", "attn", "c_attn", "w")), _hf_name(("wte",))
+    >>> _hf_name("model/h11/attn/c_attn/w"), _hf_name("model/wte")
     ('h.11.attn.c_attn.weight', 'wte.weight')
     """
-    *scope, leaf = path
+    *scope, leaf = name.replace("model/h", "h/").removeprefix("model/").split("/")
     ending = {"g": "weight", "w": "weight", "b": "bias"}.get(leaf, f"{leaf}.weight")
-    return ".".join((*scope, ending)).replace("blocks", "h")
+    return ".".join([*scope, ending])
 
 
-def _nest(hparams, file, found, name_of, read):
-    """The parameters, nested as `gpt2` takes them, of a file whose shapes {name: shape} `found`
-    have to be those of `hparams`."""
+def _nest(hparams, file, found, rename, read):
+    """The parameters of a file, nested as `gpt2` takes them; `found` is {name: shape} in it."""
     d, n_layer = hparams["n_embd"], hparams["n_layer"]
     norm = {"g": (d,), "b": (d,)}
     attn = {"c_attn": {"w": (d, 3 * d), "b": (3 * d,)}, "c_proj": {"w": (d, d), "b": (d,)}}
     mlp = {"c_fc": {"w": (d, 4 * d), "b": (4 * d,)}, "c_proj": {"w": (4 * d, d), "b": (d,)}}
     blocks = [{"ln_1": norm, "attn": attn, "ln_2": norm, "mlp": mlp}] * n_layer
-    shapes = {"wte": (hparams["n_vocab"], d), "wpe": (hparams["n_ctx"], d)}
+    tables = {"wte": (hparams["n_vocab"], d), "wpe": (hparams["n_ctx"], d)}
 
-    def get(path, shape):
-        name = name_of(path)
+    def get(name, shape):
+        name = rename(name)
         has = tuple(found.get(name, ()))
         if has not in (shape, (1, *shape)):  # OpenAI's w is [1, n_in, n_out]
             raise ValueError(f"{file}: {name} should be {shape}, and is {has or 'missing'}")
@@ -217,9 +203,9 @@ def _nest(hparams, file, found, name_of, read):
         except Exception as error:
             raise ValueError(f"{file}: cannot read {name}: {error}") from None
 
-    if (more := name_of(("blocks", str(n_layer), "ln_1", "g"))) in found:
+    if (more := rename(f"model/h{n_layer}/ln_1/g")) in found:
         raise ValueError(f"{file}: n_layer is {n_layer}, but there is {more}")
-    return _map(get, {**shapes, "blocks": blocks, "ln_f": norm})
+    return _map(get, {**tables, "blocks": blocks, "ln_f": norm})
 
 
 def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
@@ -239,7 +225,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
         raise ImportError(f"{tf_ckpt_path} needs TensorFlow ({error}): {instead}") from None
     except Exception as error:
         raise ValueError(f"{tf_ckpt_path} is not (or not all of) a checkpoint: {error}") from None
-    return _nest(hparams, tf_ckpt_path, shapes, _tf_name, reader.get_tensor)
+    return _nest(hparams, tf_ckpt_path, shapes, str, reader.get_tensor)
 
 
 def _read_hf(model_dir):
@@ -266,7 +252,7 @@ def _read_hf(model_dir):
         return (array.astype("u4") << 16).view("f4") if dtype == "BF16" else array
 
     prefix = "transformer." if "transformer.wte.weight" in header else ""
-    params = _nest(hparams, file, shapes, lambda path: prefix + _hf_name(path), read)
+    params = _nest(hparams, file, shapes, lambda name: prefix + _hf_name(name), read)
     untied = config.get("tie_word_embeddings") is False and "lm_head.weight" in header
     if untied and not np.array_equal(read("lm_head.weight"), params["wte"].ravel()):
         raise ValueError(f"{file}: lm_head.weight is not wte.weight, here they have to be one")
@@ -287,15 +273,14 @@ def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np
     config |= {"architectures": ["GPT2LMHeadModel"], "torch_dtype": np.dtype(dtype).name}
     config |= {"bos_token_id": encoder.eot, "eos_token_id": encoder.eot}
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in encoder.bpe_ranks)
-    header, end = {"__metadata__": {"format": "pt"} | ({"source": source} if source else {})}, 0
-    tensors = {}
-    _map(lambda path, leaf: tensors.update({_hf_name(path): np.asarray(leaf, dtype, "C")}), params)
+    tensors, header, end = {}, {"__metadata__": {"format": "pt", "source": source or ""}}, 0
+    _map(lambda name, leaf: tensors.update({_hf_name(name): np.asarray(leaf, dtype, "C")}), params)
     for name, array in tensors.items():
         header[name] = {"dtype": f"F{8 * array.itemsize}", "shape": array.shape}
         header[name]["data_offsets"] = [end, end := end + array.nbytes]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    Path(model_dir).mkdir(parents=True, exist_ok=True)
+    os.makedirs(model_dir, exist_ok=True)
     with TemporaryDirectory(dir=model_dir) as temporary:
         Path(temporary, "config.json").write_text(json.dumps(config, indent=2))
         Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder))
@@ -320,19 +305,21 @@ def load_encoder_hparams_and_params(model_size, models_dir):
     ready = not _missing(model_dir, HF_FILES)
     if not ready:
         download_gpt2_files(model_size, model_dir)
-    if not _missing(model_dir, OPENAI_FILES, model_size):
+    if not _missing(model_dir, TF_FILES, model_size):
         # Enough to know the weights by: the index holds a checksum of every tensor.
-        small = (Path(model_dir, file).read_bytes() for file in OPENAI_FILES if file != DATA)
+        small = (Path(model_dir, file).read_bytes() for file in TF_FILES if file != DATA)
         source = hashlib.sha256(b"".join(small)).hexdigest()
     encoder = get_encoder(model_size, models_dir)
     if ready:
         hparams, params, metadata = _read_hf(model_dir)
-        if not source or metadata.get("source", source) == source:
-            return encoder, hparams, params
-    _, hparams = _read_config(Path(model_dir, "hparams.json"), HPARAMS)
-    params = load_gpt2_params_from_tf_ckpt(os.path.join(model_dir, "model.ckpt"), hparams)
-    try:
-        save_model_folder(model_dir, encoder, hparams, params, source)
-    except OSError as error:
-        print(f"{model_dir}: the converted weights could not be kept: {error}", file=sys.stderr)
+        ready = not source or metadata.get("source") in (None, "", source)
+    if not ready:
+        _, hparams = _read_config(Path(model_dir, "hparams.json"), HPARAMS)
+        params = load_gpt2_params_from_tf_ckpt(os.path.join(model_dir, "model.ckpt"), hparams)
+        try:
+            save_model_folder(model_dir, encoder, hparams, params, source)
+        except OSError as error:
+            print(f"{model_dir}: could not keep the converted weights: {error}", file=sys.stderr)
+    if len(encoder.encoder) > hparams["n_vocab"]:
+        raise ValueError(f"{model_dir}: more tokens than the {hparams['n_vocab']} of the model")
     return encoder, hparams, params

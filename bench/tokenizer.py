@@ -25,7 +25,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TIKTOKEN_CACHE_DIR"] = ""  # tiktoken: read the files where they are, keep no copy
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from encoder import get_encoder  # noqa: E402
+from encoder import get_encoder
 
 TURNS = 7
 

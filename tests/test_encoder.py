@@ -210,6 +210,15 @@ def test_random_strings_against_huggingface(gpt2, huggingface_gpt2):
         assert gpt2.encode(text) == encoding.ids, ascii(text)
 
 
+def test_long_texts_are_cut_into_blocks_only_where_a_piece_ends(gpt2, tiktoken_gpt2):
+    strings = random_strings(20_000, seed=2)
+    texts = ["".join(strings[i : i + 100]) for i in range(0, len(strings), 100)]
+    odd = [c for c in ASSIGNED if c.isspace() or unicodedata.category(c) == "Cc"]
+    texts += ["x" * 250 + a + c + b for a in "!a1 é" for c in odd for b in "!a1 \né"]
+    for text in texts:
+        assert gpt2.encode(text) == tiktoken_gpt2.encode_ordinary(text), ascii(text[240:])
+
+
 @given(TEXT)
 @settings(deadline=None)
 def test_any_text_like_tiktoken(gpt2, tiktoken_gpt2, text):
@@ -243,7 +252,7 @@ def test_long_runs(gpt2, tiktoken_gpt2, name):
     that grows with the square of the length would make it about a hundred or more.
     """
     text = LONG_RUNS[name]
-    letters = random.Random(1)
+    letters = random.Random(name)  # other words than in the tests before
     words = ("".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=9)) for _ in range(20_000))
     many = " ".join(words)  # all different, so the table of known words is no help
 
