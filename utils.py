@@ -3,9 +3,9 @@
 A GPT-2 is a folder `models_dir/model_size/` in OpenAI's layout, whose weights are a TensorFlow
 checkpoint, or in Hugging Face's, whose weights are one safetensors file. OpenAI's is converted
 once, by writing the other next to it: from then on the weights are mapped into memory as they
-lie on the disk, and TensorFlow is not needed. Left out: weights in several files or in pickles
-(`pytorch_model.bin`), configurations other than `COMPUTED`. Sources: `download_model.py` of
-github.com/openai/gpt-2 (addresses), README of github.com/huggingface/safetensors (the format).
+lie on the disk, without TensorFlow. Left out: weights in several files or in pickles (`.bin`),
+configurations other than `COMPUTED`. Sources: `download_model.py` of github.com/openai/gpt-2
+(addresses), the README of github.com/huggingface/safetensors (file format).
 """
 
 import hashlib
@@ -39,16 +39,14 @@ PUBLISHED = {  # bytes of the same files, as far as they are known
 }
 PAUSES = (0.5, 1, 2, 4)  # seconds before the second, third, ... try
 HF_FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
-HPARAMS = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
-HF_HPARAMS = ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer")
+HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}  # OpenAI's names: Hugging Face's
+HPARAMS |= {name: name for name in ("n_embd", "n_head", "n_layer")}
 COMPUTED = {  # what config.json may say, the default first
-    "model_type": ("gpt2",),
+    "model_type": ("gpt2",), "layer_norm_epsilon": (1e-5,), "tie_word_embeddings": (True,),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # one formula
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
-}
+}  # fmt: skip
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy knows no bfloat16
 
 
@@ -58,35 +56,30 @@ def _size(path):
 
 def _missing(model_dir, files, model_size=None):
     """Those of `files` that are not there, or not of the size published for `model_size`."""
-    found = {file: _size(Path(model_dir, file)) for file in files}
-    sizes = found | PUBLISHED.get(model_size, {})
-    return [file for file in files if found[file] < 0 or found[file] != sizes[file]]
+    sizes = PUBLISHED.get(model_size, {})
+    return [f for f in files if (n := _size(Path(model_dir, f))) < 0 or n != sizes.get(f, n)]
 
 
 def _continue(url, part, size):
-    """Append to the file `part` what it lacks of `url`; `size` is the published one or None."""
+    """Append to the file `part` what it lacks of `url`, and return the length of the whole."""
     import requests
     from tqdm import tqdm
 
     have = max(_size(part), 0)
-    if have == size:
-        return
     # "identity": a compressed answer could not be resumed, nor compared with its length.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=(5, 60)) as answer:
-        status = f"{answer.status_code} {answer.reason}"
         kind = answer.headers.get("Content-Type", "")
         first, _, total = answer.headers.get("Content-Range", "").partition("/")
         if answer.status_code == 416:  # `part` is as long as the file, or longer
             part.unlink(missing_ok=True)
-        if answer.status_code == 416 or answer.status_code >= 500:
-            raise requests.ConnectionError(status)
         if answer.status_code == 200:  # all of it, even if we asked for the end
             have, first, total = 0, "bytes 0-", answer.headers.get("Content-Length", str(size))
         fits = total.isdigit() and size in (None, int(total)) and first.startswith(f"bytes {have}-")
         if not fits or kind.startswith("text/html"):
-            bad = f"{status}, {kind}, length {total or 'unknown'}"
-            raise OSError(f"{url} is no file of {size or 'known'} length: {bad}")
+            found = f"{answer.status_code} {answer.reason}, {kind}, {total or 'unknown'} bytes"
+            later = answer.status_code == 416 or answer.status_code >= 500
+            raise (requests.ConnectionError if later else OSError)(f"{url} is no file: {found}")
         part.parent.mkdir(parents=True, exist_ok=True)
         bar = tqdm(None, part.stem, int(total), initial=have, unit="B", unit_scale=1, disable=None)
         with open(part, "ab" if have else "wb") as file, bar:
@@ -94,37 +87,32 @@ def _continue(url, part, size):
                 bar.update(file.write(chunk))
     if _size(part) != int(total):
         raise requests.ConnectionError(f"{_size(part)} of {total} bytes came")
+    return int(total)
 
 
 def _fetch(url, path, size):
     """Fetch `url` to `path` by way of `path`.part, trying again for as long as there is hope."""
-    part, failures, furthest, reached = Path(f"{path}.part"), 0, 0, False
-    while True:
+    sha256 = TF_FILES[path.name] if size in PUBLISHED["124M"].values() else None
+    part, tries, furthest, reached = Path(f"{path}.part"), 0, 0, False
+    while _size(part) != size:
         try:
-            _continue(url, part, size)
-            break
+            size = _continue(url, part, size)
         except OSError as error:  # as are the exceptions of requests
             if error.errno:
                 raise OSError(f"cannot write {part}: {error.strerror}") from None
             if type(error) is OSError or isinstance(error, ValueError):  # no matter of time
                 raise
-            have = _size(part)
-            failures, furthest = (1, have) if have > furthest else (failures + 1, furthest)
+            tries, furthest = (1, _size(part)) if _size(part) > furthest else (tries + 1, furthest)
             reason = getattr(error.args[0], "reason", error)  # urllib3's, if it did not connect
             reached |= reason is error
-            if failures > (len(PAUSES) if reached else 1):
+            if tries > (len(PAUSES) if reached else 1):
                 kind = OSError if reached else ConnectionError
                 raise kind(f"cannot fetch {url}: {reason}; a later run will go on") from None
-            time.sleep(PAUSES[failures - 1])
-    try:
-        sha256 = TF_FILES[path.name] if size in PUBLISHED["124M"].values() else None
-        if sha256 and hashlib.sha256(np.memmap(part, mode="r")).hexdigest() != sha256:
-            raise ValueError("its SHA-256 is not the published one")
-        if path.suffix == ".json":
-            json.loads(part.read_bytes())
-    except ValueError as error:
+            time.sleep(PAUSES[tries - 1])
+    wrong = sha256 and hashlib.sha256(np.memmap(part, mode="r")).hexdigest() != sha256
+    if wrong or (path.suffix == ".json" and not part.read_bytes().lstrip().startswith(b"{")):
         part.unlink()
-        raise OSError(f"{url} is not the right file, and was thrown away: {error}") from None
+        raise OSError(f"{url} is not the published file, or no JSON: it was thrown away")
     if path.exists():
         path.replace(f"{path}.old")  # of a wrong size, yet perhaps somebody's work
     part.replace(path)
@@ -134,18 +122,16 @@ def download_gpt2_files(model_size, model_dir):
     """Fetch what `model_dir` lacks of OpenAI's model `model_size` ("124M", "355M", ...).
 
     From `BASE_URL`, or from env GPT2_BASE_URL, where there may be other models too. A file is
-    called `<name>.part` until it is whole, and a later run goes on with it. Published sizes and
-    hashes are checked, else the length that the server tells. Raises FileNotFoundError for an
-    unknown model, the built-in ConnectionError if the server cannot be reached at all, OSError
-    for all else that goes wrong on the way or on the disk.
+    called `<name>.part` until it is whole (published size and hash, else the server's length),
+    and a later run goes on with it. Raises FileNotFoundError for an unknown model, the built-in
+    ConnectionError if the server cannot be reached at all, OSError for all else that goes wrong.
     """
     base = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
     missing = _missing(model_dir, TF_FILES, model_size)
     if missing and not base and model_size not in PUBLISHED:
         found = sorted(os.listdir(model_dir)) if os.path.isdir(model_dir) else "nothing"
         lacks = f"{_missing(model_dir, HF_FILES)} of Hugging Face's layout, {missing} of OpenAI's"
-        names = ", ".join(PUBLISHED)
-        raise FileNotFoundError(f"{model_dir} has {found}, and lacks {lacks}; we fetch {names}")
+        raise FileNotFoundError(f"{model_dir} has {found}, lacks {lacks}; we fetch {[*PUBLISHED]}")
     for file in missing:
         size = PUBLISHED.get(model_size, {}).get(file)
         _fetch(f"{base or BASE_URL}/{model_size}/{file}", Path(model_dir, file), size)
@@ -155,13 +141,12 @@ def _read_config(path, names):
     """-> the JSON object in the file, and the five numbers `names` in it as hparams."""
     try:
         config = json.loads(path.read_bytes())
-        hparams = {key: config[name] for key, name in zip(HPARAMS, names, strict=True)}
-        whole = all(type(number) is int and number > 0 for number in hparams.values())
-        if not whole or hparams["n_embd"] % hparams["n_head"]:
-            raise ValueError(f"positive integers, n_embd a multiple of n_head, are not {hparams}")
+        n = [config[name] for name in names]
+        if {*map(type, n)} != {int} or min(n) < 1 or n[2] % n[3]:
+            raise ValueError(f"{[*names]} are {n}; n_embd should be a multiple of n_head")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not (or not all of) a configuration: {error!r}") from None
-    return config, hparams
+    return config, dict(zip(HPARAMS, n, strict=True))
 
 
 def _map(function, tree, name="model"):
@@ -180,8 +165,8 @@ def _hf_name(name):
     ('h.11.attn.c_attn.weight', 'wte.weight')
     """
     *scope, leaf = name.replace("model/h", "h/").removeprefix("model/").split("/")
-    ending = {"g": "weight", "w": "weight", "b": "bias"}.get(leaf, f"{leaf}.weight")
-    return ".".join([*scope, ending])
+    leaf = "bias" if leaf == "b" else "weight" if leaf in "gw" else f"{leaf}.weight"
+    return ".".join([*scope, leaf])
 
 
 def _nest(hparams, file, found, rename, read):
@@ -195,9 +180,8 @@ def _nest(hparams, file, found, rename, read):
 
     def get(name, shape):
         name = rename(name)
-        has = tuple(found.get(name, ()))
-        if has not in (shape, (1, *shape)):  # OpenAI's w is [1, n_in, n_out]
-            raise ValueError(f"{file}: {name} should be {shape}, and is {has or 'missing'}")
+        if tuple(found.get(name, ())) not in (shape, (1, *shape)):  # OpenAI: [1, n_in, n_out]
+            raise ValueError(f"{file}: {name} should be {shape}, is {found.get(name, 'missing')}")
         try:
             return np.require(read(name), np.float32, "A").reshape(shape)
         except Exception as error:
@@ -221,7 +205,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
         reader = tf.train.load_checkpoint(tf_ckpt_path)
         shapes = reader.get_variable_to_shape_map()
     except ImportError as error:
-        instead = f"pip install tensorflow, or use a folder with {', '.join(HF_FILES)}"
+        instead = "pip install tensorflow, or get a folder with model.safetensors"
         raise ImportError(f"{tf_ckpt_path} needs TensorFlow ({error}): {instead}") from None
     except Exception as error:
         raise ValueError(f"{tf_ckpt_path} is not (or not all of) a checkpoint: {error}") from None
@@ -231,7 +215,7 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
 def _read_hf(model_dir):
     """-> hparams, params, metadata of a folder in Hugging Face's layout."""
     file = Path(model_dir, "config.json")
-    config, hparams = _read_config(file, HF_HPARAMS)
+    config, hparams = _read_config(file, HPARAMS.values())
     for key, values in {**COMPUTED, "n_inner": (None, 4 * hparams["n_embd"])}.items():
         if config.get(key, values[0]) not in values:
             raise ValueError(f"{file}: {key} is {config[key]!r}; this code computes {values}")
@@ -240,7 +224,7 @@ def _read_hf(model_dir):
         with open(file, "rb") as opened:
             data = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
         start = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(bytes(data[8:start]))
+        header = json.loads(bytes(data[8:start]).replace(b'"transformer.', b'"'))
         metadata = header.pop("__metadata__", {})
         shapes = {name: tensor["shape"] for name, tensor in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -251,25 +235,19 @@ def _read_hf(model_dir):
         array = np.frombuffer(data[start + begin : start + end], DTYPES[dtype])
         return (array.astype("u4") << 16).view("f4") if dtype == "BF16" else array
 
-    prefix = "transformer." if "transformer.wte.weight" in header else ""
-    params = _nest(hparams, file, shapes, lambda name: prefix + _hf_name(name), read)
-    untied = config.get("tie_word_embeddings") is False and "lm_head.weight" in header
-    if untied and not np.array_equal(read("lm_head.weight"), params["wte"].ravel()):
-        raise ValueError(f"{file}: lm_head.weight is not wte.weight, here they have to be one")
-    return hparams, params, metadata
+    return hparams, _nest(hparams, file, shapes, _hf_name, read), metadata
 
 
 def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np.float32):
     """Write a model in Hugging Face's layout: `transformers` can read the folder, and so can we.
 
     `dtype`, float32 or float16, is for the weights on disk; `source` goes into their metadata.
-    All four files are written elsewhere first: no half of them can be taken for a whole model.
-    Raises OSError if the disk does not play along.
+    All four files are first written elsewhere: half of them cannot be taken for a whole model.
     """
     from tempfile import TemporaryDirectory
 
     config = {key: values[0] for key, values in COMPUTED.items()} | {"n_ctx": hparams["n_ctx"]}
-    config |= {name: hparams[key] for key, name in zip(HPARAMS, HF_HPARAMS, strict=True)}
+    config |= {name: hparams[key] for key, name in HPARAMS.items()}
     config |= {"architectures": ["GPT2LMHeadModel"], "torch_dtype": np.dtype(dtype).name}
     config |= {"bos_token_id": encoder.eot, "eos_token_id": encoder.eot}
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in encoder.bpe_ranks)
@@ -295,9 +273,8 @@ def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np
 def load_encoder_hparams_and_params(model_size, models_dir):
     """-> encoder, hparams, params of the model in `models_dir/model_size`, downloaded if need be.
 
-    hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params: nested dicts of float32 arrays,
-    weights [n_in, n_out], read-only views of the file where that holds float32.
-    Raises ValueError, OSError or ImportError with one line that says what to do.
+    hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params: nested dicts of float32 arrays, read
+    only where they are the file itself. Raises ValueError, OSError or ImportError, in one line.
     """
     if model_size in ("", ".", "..") or set(model_size) & set("/\\:\0"):
         raise ValueError(f"model_size should name a folder in {models_dir}, not {model_size!r}")
@@ -305,8 +282,7 @@ def load_encoder_hparams_and_params(model_size, models_dir):
     ready = not _missing(model_dir, HF_FILES)
     if not ready:
         download_gpt2_files(model_size, model_dir)
-    if not _missing(model_dir, TF_FILES, model_size):
-        # Enough to know the weights by: the index holds a checksum of every tensor.
+    if not _missing(model_dir, TF_FILES, model_size):  # the index has a checksum per tensor
         small = (Path(model_dir, file).read_bytes() for file in TF_FILES if file != DATA)
         source = hashlib.sha256(b"".join(small)).hexdigest()
     encoder = get_encoder(model_size, models_dir)

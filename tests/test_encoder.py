@@ -217,6 +217,8 @@ def test_long_texts_are_cut_into_blocks_only_where_a_piece_ends(gpt2, tiktoken_g
     texts += ["x" * 250 + a + c + b for a in "!a1 é" for c in odd for b in "!a1 \né"]
     for text in texts:
         assert gpt2.encode(text) == tiktoken_gpt2.encode_ordinary(text), ascii(text[240:])
+    tokenizer = Encoder({**byte_level_vocab(), "!Ĝ": 257}, ["! Ĝ"])
+    assert tokenizer.encode("x" * 250 + "!\x1c")[-1] == 257  # \x1c is no white space here
 
 
 @given(TEXT)

@@ -20,18 +20,16 @@ pytestmark = pytest.mark.skipif(
 GREEDY = [  # inputs, continuation, where it was published
     (
         [464, 3290],
-        [373, 1043, 287, 257, 2214, 1474, 262, 16246, 286, 2688, 290, 2688, 27262, 13, 198, 198]
-        + [464, 3290],
+        "373 1043 287 257 2214 1474 262 16246 286 2688 290 2688 27262 13 198 198 464 3290",
         "huggingface/transformers tests/models/gpt2/test_modeling_gpt2.py",
     ),
     (
         "Alan Turing theorized that computers would one day become very powerful, but even he "
         "could not imagine",
-        [703, 484, 561, 307, 1498, 284, 466, 523, 13, 198, 198, 1, 40, 892, 326, 262, 749, 1593]
-        + [1517, 318],
+        "703 484 561 307 1498 284 466 523 13 198 198 1 40 892 326 262 749 1593 1517 318",
         "certik/fastGPT tests",
     ),
-    ([15017, 6033, 318], [257, 1748, 286, 517, 621, 352, 1510, 661], "certik/fastGPT tests"),
+    ([15017, 6033, 318], "257 1748 286 517 621 352 1510 661", "certik/fastGPT tests"),
 ]
 
 
@@ -44,7 +42,8 @@ def model():
 def test_greedy_ids(model, inputs, continuation, source):
     encoder, hparams, params = model
     ids = encoder.encode(inputs) if isinstance(inputs, str) else inputs
-    assert gpt2.generate(ids, params, hparams["n_head"], len(continuation)) == continuation, source
+    expected = [int(i) for i in continuation.split()]
+    assert gpt2.generate(ids, params, hparams["n_head"], len(expected)) == expected, source
 
 
 def test_the_text_of_the_public_tutorial(model):
