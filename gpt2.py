@@ -27,8 +27,10 @@ def gelu(x):
 
 def softmax(x):
     """Probabilities along the last axis; its largest score is subtracted so exp cannot overflow."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    x = x - x.max(axis=-1, keepdims=True)
+    np.exp(x, out=x)
+    x /= x.sum(axis=-1, keepdims=True)
+    return x
 
 
 def layer_norm(x, g, b, eps=1e-5):
@@ -39,7 +41,9 @@ def layer_norm(x, g, b, eps=1e-5):
 
 def linear(x, w, b):
     """A projection: [n_seq, n_in] @ [n_in, n_out] + [n_out] -> [n_seq, n_out]."""
-    return x @ w + b
+    x = x @ w
+    x += b
+    return x
 
 
 def ffn(x, c_fc, c_proj):
@@ -91,8 +95,10 @@ def mha(x, c_attn, c_proj, n_head, cache=None):
     # No query sees a later key. The last query is the last key, so the triangle is counted from
     # the lower right corner: one line serves n_k = n_q (no cache) and n_k > n_q.
     mask = np.triu(np.full((n_q, n_k), -1e10, x.dtype), n_k - n_q + 1)
-    x = attention(q, k, v, mask)  # -> [n_head, n_q, d_head]
-    x = x.swapaxes(0, 1).reshape(n_q, n_embd)  # heads side by side again
+    if n_q == 1:
+        x = attention(q, k, v, mask).reshape(1, n_embd)  # [n_head, 1, d_head] -> [1, n_embd]
+    else:  # head by head, since the scores of one, [n_q, n_k], fit the processor's cache
+        x = np.hstack([attention(*head, mask) for head in zip(q, k, v, strict=True)])
     return linear(x, **c_proj)
 
 

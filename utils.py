@@ -2,10 +2,9 @@
 
 A GPT-2 is a folder `models_dir/model_size/` in OpenAI's layout, whose weights are a TensorFlow
 checkpoint, or in Hugging Face's, whose weights are one safetensors file. OpenAI's is converted
-once, by writing the other next to it: from then on the weights are mapped into memory as they
-lie on the disk, without TensorFlow. Left out: weights in several files or in pickles (`.bin`),
-configurations other than `COMPUTED`. Sources: `download_model.py` of github.com/openai/gpt-2
-(addresses), the README of github.com/huggingface/safetensors (file format).
+once, by writing the other next to it; after that TensorFlow is not needed, and the weights are
+mapped into memory as they lie on the disk. Left out: weights in several files or in pickles,
+configurations other than `COMPUTED`. Sources: github.com/openai/gpt-2, huggingface/safetensors.
 """
 
 import hashlib
@@ -77,13 +76,13 @@ def _continue(url, part, size):
             have, first, total = 0, "bytes 0-", answer.headers.get("Content-Length", str(size))
         fits = total.isdigit() and size in (None, int(total)) and first.startswith(f"bytes {have}-")
         if not fits or kind.startswith("text/html"):
-            found = f"{answer.status_code} {answer.reason}, {kind}, {total or 'unknown'} bytes"
+            found = f"{answer.status_code}, {kind}, {total or '?'} bytes, not {size or 'a file'}"
             later = answer.status_code == 416 or answer.status_code >= 500
-            raise (requests.ConnectionError if later else OSError)(f"{url} is no file: {found}")
+            raise (requests.ConnectionError if later else OSError)(f"{url}: {found}")
         part.parent.mkdir(parents=True, exist_ok=True)
         bar = tqdm(None, part.stem, int(total), initial=have, unit="B", unit_scale=1, disable=None)
         with open(part, "ab" if have else "wb") as file, bar:
-            for chunk in answer.iter_content(1 << 16):
+            for chunk in answer.iter_content(1 << 14):
                 bar.update(file.write(chunk))
     if _size(part) != int(total):
         raise requests.ConnectionError(f"{_size(part)} of {total} bytes came")
@@ -104,7 +103,7 @@ def _fetch(url, path, size):
                 raise
             tries, furthest = (1, _size(part)) if _size(part) > furthest else (tries + 1, furthest)
             reason = getattr(error.args[0], "reason", error)  # urllib3's, if it did not connect
-            reached |= reason is error
+            reached |= reason is error or type(error).__name__ == "SSLError"
             if tries > (len(PAUSES) if reached else 1):
                 kind = OSError if reached else ConnectionError
                 raise kind(f"cannot fetch {url}: {reason}; a later run will go on") from None
@@ -121,17 +120,17 @@ def _fetch(url, path, size):
 def download_gpt2_files(model_size, model_dir):
     """Fetch what `model_dir` lacks of OpenAI's model `model_size` ("124M", "355M", ...).
 
-    From `BASE_URL`, or from env GPT2_BASE_URL, where there may be other models too. A file is
-    called `<name>.part` until it is whole (published size and hash, else the server's length),
-    and a later run goes on with it. Raises FileNotFoundError for an unknown model, the built-in
-    ConnectionError if the server cannot be reached at all, OSError for all else that goes wrong.
+    From `BASE_URL` or env GPT2_BASE_URL, where there may be other models too. A file is called
+    `<name>.part`, and resumed, until it is whole: by published size and hash, or by the length
+    that the server tells. Raises FileNotFoundError for an unknown model, the built-in
+    ConnectionError if the server cannot be reached at all, OSError for everything else.
     """
     base = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
     missing = _missing(model_dir, TF_FILES, model_size)
     if missing and not base and model_size not in PUBLISHED:
-        found = sorted(os.listdir(model_dir)) if os.path.isdir(model_dir) else "nothing"
+        found = f"has {os.listdir(model_dir)}" if os.path.isdir(model_dir) else "is not there"
         lacks = f"{_missing(model_dir, HF_FILES)} of Hugging Face's layout, {missing} of OpenAI's"
-        raise FileNotFoundError(f"{model_dir} has {found}, lacks {lacks}; we fetch {[*PUBLISHED]}")
+        raise FileNotFoundError(f"{model_dir} {found}, lacks {lacks}; we fetch {[*PUBLISHED]}")
     for file in missing:
         size = PUBLISHED.get(model_size, {}).get(file)
         _fetch(f"{base or BASE_URL}/{model_size}/{file}", Path(model_dir, file), size)
@@ -165,7 +164,7 @@ def _hf_name(name):
     ('h.11.attn.c_attn.weight', 'wte.weight')
     """
     *scope, leaf = name.replace("model/h", "h/").removeprefix("model/").split("/")
-    leaf = "bias" if leaf == "b" else "weight" if leaf in "gw" else f"{leaf}.weight"
+    leaf = {"g": "weight", "w": "weight", "b": "bias"}.get(leaf, leaf + ".weight")
     return ".".join([*scope, leaf])
 
 
@@ -195,30 +194,32 @@ def _nest(hparams, file, found, rename, read):
 def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
     """OpenAI's checkpoint as nested dicts of float32 arrays, weights [n_in, n_out].
 
-    `tf_ckpt_path` has no ending: "models/124M/model.ckpt". Raises ImportError without
-    TensorFlow, ValueError if the checkpoint is broken or has not the shapes of `hparams`.
+    The path has no ending: "models/124M/model.ckpt". Raises ImportError if there is no
+    TensorFlow, ValueError if the checkpoint is broken or does not fit `hparams`.
     """
-    os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")  # else it chatters
+    stderr = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow's C++ code logs whatever it is told
     try:
         import tensorflow as tf
 
         reader = tf.train.load_checkpoint(tf_ckpt_path)
         shapes = reader.get_variable_to_shape_map()
     except ImportError as error:
-        instead = "pip install tensorflow, or get a folder with model.safetensors"
-        raise ImportError(f"{tf_ckpt_path} needs TensorFlow ({error}): {instead}") from None
+        raise ImportError(f"{error}; pip install tensorflow, or use a safetensors folder") from None
     except Exception as error:
         raise ValueError(f"{tf_ckpt_path} is not (or not all of) a checkpoint: {error}") from None
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
     return _nest(hparams, tf_ckpt_path, shapes, str, reader.get_tensor)
 
 
 def _read_hf(model_dir):
     """-> hparams, params, metadata of a folder in Hugging Face's layout."""
-    file = Path(model_dir, "config.json")
-    config, hparams = _read_config(file, HPARAMS.values())
+    config, hparams = _read_config(Path(model_dir, "config.json"), HPARAMS.values())
     for key, values in {**COMPUTED, "n_inner": (None, 4 * hparams["n_embd"])}.items():
         if config.get(key, values[0]) not in values:
-            raise ValueError(f"{file}: {key} is {config[key]!r}; this code computes {values}")
+            raise ValueError(f"{model_dir}: {key} is {config[key]!r}; we can compute {values}")
     file = Path(model_dir, "model.safetensors")
     try:  # it holds: length of the header [8 bytes], header (JSON), bytes of the tensors
         with open(file, "rb") as opened:
@@ -241,8 +242,8 @@ def _read_hf(model_dir):
 def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np.float32):
     """Write a model in Hugging Face's layout: `transformers` can read the folder, and so can we.
 
-    `dtype`, float32 or float16, is for the weights on disk; `source` goes into their metadata.
-    All four files are first written elsewhere: half of them cannot be taken for a whole model.
+    `dtype` on disk: float32 or float16. `source` goes into the metadata. All four files are
+    first written elsewhere: half of them cannot be taken for a whole model.
     """
     from tempfile import TemporaryDirectory
 
@@ -251,7 +252,7 @@ def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np
     config |= {"architectures": ["GPT2LMHeadModel"], "torch_dtype": np.dtype(dtype).name}
     config |= {"bos_token_id": encoder.eot, "eos_token_id": encoder.eot}
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in encoder.bpe_ranks)
-    tensors, header, end = {}, {"__metadata__": {"format": "pt", "source": source or ""}}, 0
+    tensors, header, end = {}, {"__metadata__": {"format": "pt", "openai_sha256": source or ""}}, 0
     _map(lambda name, leaf: tensors.update({_hf_name(name): np.asarray(leaf, dtype, "C")}), params)
     for name, array in tensors.items():
         header[name] = {"dtype": f"F{8 * array.itemsize}", "shape": array.shape}
@@ -259,7 +260,7 @@ def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     os.makedirs(model_dir, exist_ok=True)
-    with TemporaryDirectory(dir=model_dir) as temporary:
+    with TemporaryDirectory(prefix="unfinished-", dir=model_dir) as temporary:
         Path(temporary, "config.json").write_text(json.dumps(config, indent=2))
         Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder))
         Path(temporary, "merges.txt").write_text(merges, encoding="utf-8")
@@ -273,8 +274,8 @@ def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np
 def load_encoder_hparams_and_params(model_size, models_dir):
     """-> encoder, hparams, params of the model in `models_dir/model_size`, downloaded if need be.
 
-    hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params: nested dicts of float32 arrays, read
-    only where they are the file itself. Raises ValueError, OSError or ImportError, in one line.
+    hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params: nested dicts of float32 arrays, by
+    preference read-only views of the file. Raises ValueError, OSError, ImportError, in one line.
     """
     if model_size in ("", ".", "..") or set(model_size) & set("/\\:\0"):
         raise ValueError(f"model_size should name a folder in {models_dir}, not {model_size!r}")
@@ -288,7 +289,7 @@ def load_encoder_hparams_and_params(model_size, models_dir):
     encoder = get_encoder(model_size, models_dir)
     if ready:
         hparams, params, metadata = _read_hf(model_dir)
-        ready = not source or metadata.get("source") in (None, "", source)
+        ready = not source or metadata.get("openai_sha256") in (None, "", source)
     if not ready:
         _, hparams = _read_config(Path(model_dir, "hparams.json"), HPARAMS)
         params = load_gpt2_params_from_tf_ckpt(os.path.join(model_dir, "model.ckpt"), hparams)
@@ -296,6 +297,4 @@ def load_encoder_hparams_and_params(model_size, models_dir):
             save_model_folder(model_dir, encoder, hparams, params, source)
         except OSError as error:
             print(f"{model_dir}: could not keep the converted weights: {error}", file=sys.stderr)
-    if len(encoder.encoder) > hparams["n_vocab"]:
-        raise ValueError(f"{model_dir}: more tokens than the {hparams['n_vocab']} of the model")
     return encoder, hparams, params

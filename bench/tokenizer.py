@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from encoder import get_encoder
 
-TURNS = 7
+TURNS = 5
 
 
 def vocabulary():
@@ -122,43 +122,32 @@ def cpu():
         return platform.processor() or platform.machine()
 
 
+def installed(name):
+    return importlib.util.find_spec(name) is not None
+
+
 def main():
     folder = vocabulary()
-    makers = {name: make for name, make in MAKERS.items() if name == "encoder.py" or found(name)}
-    print(
-        f"{cpu()}, {os.cpu_count()} cores, one thread; Python {platform.python_version()}; ", end=""
-    )
-    versions = [
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("regex", *makers)
-        if "." not in name
-    ]
-    print(", ".join(versions))
-    if missing := MAKERS.keys() - makers.keys():
-        print("left out, not installed:", ", ".join(sorted(missing)))
+    makers = {name: make for name, make in MAKERS.items() if make is new_ours or installed(name)}
+    packages = ["regex", *list(makers)[1:]]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    print(f"{cpu()}, {os.cpu_count()} cores, one thread used")
+    print(f"Python {platform.python_version()}, {versions}")
+    if missing := [name for name in MAKERS if name not in makers]:
+        print("left out, not installed:", ", ".join(missing))
     loads = [seconds(get_encoder, folder.name, folder.parent)[0] for _ in range(21)]
     print(f"get_encoder: {1e3 * statistics.median(loads):.0f} ms")
 
+    print("\nMB/s; in brackets, how many times as fast encoder.py is")
+    print(" " * 38 + "".join(f"{name:>16}" for name in makers))
     code, prose = source_code(), english()
-    mixed = code + prose
-    print(
-        f"\n{'':26}"
-        + "".join(f"{name:>16}" for name in makers)
-        + "   MB/s (encoder.py is x times as fast)"
-    )
-    for what, text in (("source code", code), ("English", prose), ("both", mixed)):
+    for what, text in (("code", code), ("English", prose), ("both", code + prose)):
         size = len(text.encode()) / 1e6
-        kind = "ASCII" if text.isascii() else "UTF-8"
-        for which, times in zip(
-            ("first pass", "again"), measure(makers, folder, text), strict=True
-        ):
-            row = f"{what}, {size:.1f} MB {kind}, {which}"
-            cells = [f"{size / t:6.1f} ({t / times['encoder.py']:5.2f})" for t in times.values()]
-            print(f"{row:42}" + "  ".join(cells))
-
-
-def found(name):
-    return importlib.util.find_spec(name) is not None
+        kind = f"{what}, {size:.1f} MB, {'ASCII' if text.isascii() else 'not all ASCII'}"
+        first, again = measure(makers, folder, text)
+        for which, times in (("first", first), ("again", again)):
+            cells = [f"{size / t:.1f} ({t / times['encoder.py']:.2f})" for t in times.values()]
+            print(f"{kind + ', ' + which:38}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 if __name__ == "__main__":

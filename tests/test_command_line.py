@@ -20,7 +20,7 @@ from random_models import random_params
 
 import command_line
 import gpt2
-from encoder import Encoder, byte_level_vocab
+from encoder import Encoder, byte_level_vocab, get_encoder
 from utils import save_model_folder
 
 GPT2 = Path(gpt2.__file__)
@@ -352,3 +352,37 @@ print(*sorted(sys.modules))
     loaded = set(done.stdout.split("\n")[-2].split())
     assert "numpy" in loaded
     assert not loaded & {"tensorflow", "torch", "transformers", "requests", "tqdm", "train"}
+
+
+# ---------------------------------------------------------------- from the network to text
+
+
+def test_download_convert_and_generate_in_one_command(tmp_path):
+    pytest.importorskip("tensorflow", reason="writes and converts a TensorFlow checkpoint")
+    from checkpoints import VOCABULARY, write_openai_folder
+    from http_server import serve
+
+    hparams = {"n_vocab": 50257, "n_ctx": 64, "n_embd": 24, "n_head": 3, "n_layer": 2}
+    params, prompt = random_params(hparams), "Not all heroes wear capes."
+    write_openai_folder(tmp_path / "site" / "lab", hparams, params)
+    models_dir = tmp_path / "models"
+    arguments = [prompt, "--model_size=lab", "--n_tokens_to_generate=20", "--stop_at_eot=False"]
+
+    def run_with(base_url):
+        done = subprocess.run(
+            command(models_dir, *arguments),
+            capture_output=True,
+            env={**os.environ, "GPT2_BASE_URL": base_url},
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode("utf-8")
+
+    encoder = get_encoder(VOCABULARY.name, str(VOCABULARY.parent))
+    ids = gpt2.generate(encoder.encode(prompt), params, 3, 20)
+    with serve(tmp_path / "site") as server:
+        server.faults["model.ckpt.data-00000-of-00001"] = [("cut", 100_000)]
+        assert run_with(server.url) == encoder.decode(ids) + "\n"
+        fetched = len(server.requests)
+        assert run_with(server.url) == encoder.decode(ids) + "\n"
+        assert len(server.requests) == fetched == 8  # seven files, one of them in two parts
+    assert run_with(OFFLINE) == encoder.decode(ids) + "\n"

@@ -1,0 +1,90 @@
+"""A real HTTP server on loopback that serves a folder and misbehaves when told to."""
+
+import contextlib
+import gzip
+import http.server
+import threading
+from pathlib import Path
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        name = self.path.rsplit("/", 1)[-1]
+        wanted = self.headers.get("Range") if server.ranges else None
+        server.requests.append((self.path, self.headers.get("Range")))
+        faults = server.faults.get(name, [])
+        fault = faults.pop(0) if faults else None
+        path = Path(server.folder, self.path.lstrip("/"))
+        if fault == "drop":  # the connection, without a word
+            self.close_connection = True
+        elif fault == "html":
+            self.answer(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
+        elif isinstance(fault, int) and fault >= 400:
+            self.answer(fault, b"no")
+        elif not path.is_file():
+            self.answer(404, b"no such file")
+        else:
+            body = fault if isinstance(fault, bytes) else path.read_bytes()
+            self.send_file(body, wanted, fault if isinstance(fault, tuple) else ())
+
+    def send_file(self, body, wanted, fault):
+        start, total, status, headers = 0, len(body), 200, {}
+        accepted = self.headers.get("Accept-Encoding", "")
+        if fault == ("gzip",) or (self.server.gzip and "gzip" in accepted):
+            return self.answer(200, gzip.compress(body, 1), {"Content-Encoding": "gzip"})
+        if wanted:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= total:
+                return self.answer(416, b"", {"Content-Range": f"bytes */{total}"})
+            status, headers = 206, {"Content-Range": f"bytes {start}-{total - 1}/{total}"}
+        self.answer(status, body[start:], headers, fault)
+
+    def answer(self, status, body, headers=(), fault=()):
+        self.send_response(status)
+        for key, value in dict(headers).items():
+            self.send_header(key, value)
+        if fault != ("no length",):
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        kind, n = fault if len(fault) == 2 else ("", len(body))
+        self.wfile.write(body[:n])
+        if kind == "stall":
+            self.wfile.flush()
+            self.server.release.wait()
+        if fault:
+            self.close_connection = True
+
+
+@contextlib.contextmanager
+def serve(folder):
+    """A server of `folder`, in a thread, with these attributes:
+
+    url: its address; requests: [(path, Range header or None)] so far;
+    ranges: set to False, it ignores Range headers;
+    gzip: set to True, it compresses for those who accept that;
+    faults: {file name: [what to do at the first, second, ... request for it]}, each of "drop",
+    "html", a status such as 503, ("cut", n) to end the connection after n bytes of the body,
+    ("stall", n) to do so only once `release` (an Event) is set, ("no length",), ("gzip",)
+    whether accepted or not, other bytes to send, None for no fault.
+    """
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *args: None  # clients that hang up
+    server.folder, server.requests, server.faults, server.ranges = folder, [], {}, True
+    server.gzip, server.release = False, threading.Event()
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.release.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
