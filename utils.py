@@ -106,7 +106,7 @@ def _fetch(url, path, size):
             reached |= reason is error or type(error).__name__ == "SSLError"
             if tries > (len(PAUSES) if reached else 1):
                 kind = OSError if reached else ConnectionError
-                raise kind(f"cannot fetch {url}: {reason}; a later run will go on") from None
+                raise kind(f"cannot fetch {url}: {reason}{', run again' * reached}") from None
             time.sleep(PAUSES[tries - 1])
     wrong = sha256 and hashlib.sha256(np.memmap(part, mode="r")).hexdigest() != sha256
     if wrong or (path.suffix == ".json" and not part.read_bytes().lstrip().startswith(b"{")):
