@@ -208,9 +208,9 @@ def load(model_size, models_dir):
         return load_encoder_hparams_and_params(model_size, models_dir)
     try:
         return load_encoder_hparams_and_params("124M", models_dir)
-    except ConnectionError as error:
-        notice = "using the small bundled model, which only knows Python. For GPT-2 124M try again"
-        print(f"gpt2.py: {error}; {notice} with a network, or set GPT2_BASE_URL", file=sys.stderr)
+    except (ConnectionError, ImportError) as error:  # no network, or no TensorFlow to convert it
+        notice = "using the small bundled model, which only knows Python. For GPT-2 124M mend this"
+        print(f"gpt2.py: {error}; {notice}, or set GPT2_BASE_URL to a mirror", file=sys.stderr)
         bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
         return load_encoder_hparams_and_params("python", bundled)
 
