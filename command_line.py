@@ -18,6 +18,14 @@ def check(name, value, kind, low, high=math.inf):
         raise ValueError(f"--{name} {value}: expected a {what} from {low} to {high}")
 
 
+def ask():
+    """The next line of standard input, None at its end. A person at a terminal sees a `> `."""
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    return line.rstrip("\r\n") if line else None
+
+
 def fire_arguments(argv, defaults):
     """The command line with every argument as --name=value, which fire takes without guessing.
 

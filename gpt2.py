@@ -1,12 +1,11 @@
 """GPT-2 in plain NumPy: the model, its key/value cache, sampling and the command line.
 
 Read it top to bottom: each function uses only those above it. What it leaves out is training
-(`train.py`), the tokenizer (`encoder.py`) and getting the weights (`utils.py`).
+(`train.py`), the tokenizer (`encoder.py`) and getting the weights (`utils.py`). Source: Radford et
+al., "Language Models are Unsupervised Multitask Learners", 2019; names are OpenAI's checkpoint's.
 
-Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; names and
-layout are those of OpenAI's checkpoint. Every array keeps the dtype of the parameters: constants
-are Python numbers, because since NumPy 2 a float64 scalar such as `np.sqrt(2 / np.pi)` would turn
-float32 arrays into float64.
+Every array keeps the dtype of the parameters: constants are Python's, since a float64 scalar of
+NumPy 2 such as `np.sqrt(2 / np.pi)` would turn float32 arrays into float64.
 """
 
 import math
@@ -22,7 +21,12 @@ def gelu(x):
     >>> [round(float(y), 3) for y in gelu(np.array([-1, 0, 1], np.float32))]
     [-0.159, 0.0, 0.841]
     """
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+    out = np.empty_like(x)
+    for i in range(0, len(x), 32):  # few enough rows for what comes in between to stay in cache
+        y = x[i : i + 32]
+        cubic = y + 0.044715 * (y * y * y)  # ** 3 would take NumPy some 75 times as long
+        out[i : i + 32] = 0.5 * y * (1 + np.tanh(math.sqrt(2 / math.pi) * cubic))
+    return out
 
 
 def softmax(x):
@@ -58,8 +62,9 @@ def attention(q, k, v, mask):
     q [..., n_q, d_head], k and v [..., n_k, d_head], mask [n_q, n_k] (added to the scores: 0 where
     a query may look, a large negative number where not) -> [..., n_q, d_head]
     """
-    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # [..., n_q, n_k]
-    return softmax(scores + mask) @ v
+    scores = (q / math.sqrt(q.shape[-1])) @ k.swapaxes(-1, -2)  # [..., n_q, n_k]
+    scores += mask
+    return softmax(scores) @ v
 
 
 class KVCache:
@@ -92,14 +97,18 @@ def mha(x, c_attn, c_proj, n_head, cache=None):
     if cache is not None:
         k, v = cache.extend(k, v)  # [n_head, n_q, d_head] -> [n_head, n_k, d_head]
     n_k = k.shape[1]
-    # No query sees a later key. The last query is the last key, so the triangle is counted from
-    # the lower right corner: one line serves n_k = n_q (no cache) and n_k > n_q.
+    # No query sees a later key; the last query is the last key, also where n_k > n_q (a cache).
     mask = np.triu(np.full((n_q, n_k), -1e10, x.dtype), n_k - n_q + 1)
-    if n_q == 1:
-        x = attention(q, k, v, mask).reshape(1, n_embd)  # [n_head, 1, d_head] -> [1, n_embd]
-    else:  # head by head, since the scores of one, [n_q, n_k], fit the processor's cache
-        x = np.hstack([attention(*head, mask) for head in zip(q, k, v, strict=True)])
-    return linear(x, **c_proj)
+    out = np.empty_like(q)
+    # One query takes all heads at once. Many go head by head and 128 at a time, so that the scores
+    # stay in the processor's cache and most of those that the mask hides are never computed.
+    for head in [slice(None)] if n_q == 1 else range(n_head):
+        for i in range(0, n_q, 128):
+            j = n_k - n_q + i + 128  # keys from here on are later than these queries
+            q_block, mask_block = q[head, i : i + 128], mask[i : i + 128, :j]
+            out[head, i : i + 128] = attention(q_block, k[head, :j], v[head, :j], mask_block)
+    # [n_head, n_q, d_head] -> heads side by side, [n_q, n_embd]
+    return linear(out.swapaxes(0, 1).reshape(n_q, n_embd), **c_proj)
 
 
 def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None):
@@ -161,14 +170,13 @@ def sample(logits, temperature=0.0, top_k=0, top_p=1.0, rng=None):
 
 
 def generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **sampling):
-    """Yield new token ids as they are made: as `generate`, which see."""
+    """Yield the ids of `generate` as they are made."""
     n_ctx, n_embd = params["wpe"].shape
     window = list(inputs)[-n_ctx:]
     caches, new = None, window
     for _ in range(n_tokens_to_generate):
         if len(window) > n_ctx:
-            # Positions are absolute, so cached keys cannot be shifted: the oldest half is dropped
-            # and the rest run again.
+            # Drop the oldest half. Positions are absolute: the rest needs new keys and values.
             window = new = window[(n_ctx + 1) // 2 :]
             caches = None
         if caches is None:
@@ -186,9 +194,8 @@ def generate(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **sampl
     """The ids that the model writes after `inputs` (ids, left as they are): list of new ids only.
 
     One pass over the inputs, then one position a step. Inputs longer than the window are cut to
-    their end; when the window is full its oldest half is dropped. Ends before `stop_id` if the
-    model chooses it. `sampling` goes to `sample` (default: greedy).
-    Raises ValueError for empty inputs.
+    their end; when the window is full its oldest half is dropped. Ends before `stop_id` if that
+    is chosen. `sampling` goes to `sample` (default: greedy). Raises ValueError for empty inputs.
     """
     return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id, **sampling))
 
@@ -197,15 +204,13 @@ def load(model_size, models_dir):
     """The model of that name, by default 124M, or offline the bundled one: see `utils`."""
     from utils import load_encoder_hparams_and_params
 
+    if model_size is not None:
+        return load_encoder_hparams_and_params(model_size, models_dir)
     try:
-        name = "124M" if model_size is None else model_size
-        return load_encoder_hparams_and_params(name, models_dir)
-    except ConnectionError as error:
-        if model_size is not None:
-            raise
-        notice = "using the small bundled model, which only knows Python. For GPT-2 124M run this"
-        notice += " again with a network, or with GPT2_BASE_URL set to a mirror"
-        print(f"gpt2.py: {error}; {notice}", file=sys.stderr)
+        return load_encoder_hparams_and_params("124M", models_dir)
+    except (ConnectionError, ImportError) as error:  # no network, or no TensorFlow to convert it
+        notice = "using the small bundled model, which only knows Python. For GPT-2 124M mend this"
+        print(f"gpt2.py: {error}; {notice}, or set GPT2_BASE_URL to a mirror", file=sys.stderr)
         bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
         return load_encoder_hparams_and_params("python", bundled)
 
@@ -217,21 +222,13 @@ def complete(prompt, encoder, hparams, params, n_tokens_to_generate, **options):
     """
     ids, n_ctx = encoder.encode(prompt) or [encoder.eot], hparams["n_ctx"]
     if len(ids) > n_ctx:
-        notice = f"the prompt has {len(ids)} tokens; the model sees the last {n_ctx}"
-        print(f"gpt2.py: {notice}", file=sys.stderr)
+        print(f"gpt2.py: of {len(ids)} prompt tokens the last {n_ctx} are read", file=sys.stderr)
     new_ids = generate_stream(ids, params, hparams["n_head"], n_tokens_to_generate, **options)
     if sys.stderr.isatty() and not sys.stdout.isatty():  # a bar would cut through the text
         from tqdm import tqdm
 
         new_ids = tqdm(new_ids, "generating", n_tokens_to_generate, unit="token")
     yield from encoder.decode_stream(new_ids)
-
-
-def ask():
-    """The next line of standard input; "" at its end. A person at a terminal sees a `> `."""
-    if sys.stdin.isatty():
-        print("> ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline()
 
 
 def main(
@@ -269,7 +266,7 @@ def main(
     --stop_at_eot BOOL        end where the model ends its text (True)
     --interactive             ask for prompts, one a line, until the input ends
     """
-    from command_line import check
+    from command_line import ask, check
 
     check("n_tokens_to_generate", n_tokens_to_generate, int, 0)
     check("temperature", temperature, float, 0)
@@ -280,12 +277,11 @@ def main(
     if (prompt is None) != bool(interactive):
         raise ValueError('give one prompt in quotes, or --interactive: python gpt2.py "def "')
     model = load(model_size, models_dir)
-    prompts = iter(ask, "") if interactive else [sys.stdin.read() if prompt == "-" else prompt]
+    prompts = iter(ask, None) if interactive else [sys.stdin.read() if prompt == "-" else prompt]
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     options["stop_id"] = model[0].eot if stop_at_eot else None
     texts = []
     for text in prompts:
-        text = text.rstrip("\r\n") if interactive else text
         for i in range(n_samples):
             texts.append("")
             rng = np.random.default_rng(None if seed is None else seed + i)

@@ -2,7 +2,7 @@
 import numpy as np
 
 def gelu(x):  # ** 0.5 is Python's; NumPy's sqrt is a float64 that would widen float32 arrays
-    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * (x * x * x))))
+    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 def softmax(x):
     e = np.exp(x - x.max(axis=-1, keepdims=True))

@@ -1,10 +1,10 @@
 """Model folders: fetch one, read one, write one.
 
-A GPT-2 is a folder `models_dir/model_size/` in OpenAI's layout, whose weights are a TensorFlow
-checkpoint, or in Hugging Face's, whose weights are one safetensors file. OpenAI's is converted
-once, by writing the other next to it; after that TensorFlow is not needed, and the weights are
-mapped into memory as they lie on the disk. Left out: weights in several files or in pickles,
-configurations other than `COMPUTED`. Sources: github.com/openai/gpt-2, huggingface/safetensors.
+A GPT-2 is a folder `models_dir/model_size/` in OpenAI's layout (a TensorFlow checkpoint) or in
+Hugging Face's (a safetensors file). OpenAI's is converted once, by writing the other next to it;
+after that TensorFlow is not needed, and weights are mapped into memory as they lie on the disk.
+Left out: weights in several files or in pickles, configurations other than `COMPUTED`.
+Sources: github.com/openai/gpt-2, github.com/huggingface/safetensors.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import mmap
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def _fetch(url, path, size):
             reached |= reason is error or type(error).__name__ == "SSLError"
             if tries > (len(PAUSES) if reached else 1):
                 kind = OSError if reached else ConnectionError
-                raise kind(f"cannot fetch {url}: {reason}; a later run will go on") from None
+                raise kind(f"cannot fetch {url}: {reason}{', run again' * reached}") from None
             time.sleep(PAUSES[tries - 1])
     wrong = sha256 and hashlib.sha256(np.memmap(part, mode="r")).hexdigest() != sha256
     if wrong or (path.suffix == ".json" and not part.read_bytes().lstrip().startswith(b"{")):
@@ -120,10 +121,9 @@ def _fetch(url, path, size):
 def download_gpt2_files(model_size, model_dir):
     """Fetch what `model_dir` lacks of OpenAI's model `model_size` ("124M", "355M", ...).
 
-    From `BASE_URL` or env GPT2_BASE_URL, where there may be other models too. A file is called
-    `<name>.part`, and resumed, until it is whole: by published size and hash, or by the length
-    that the server tells. Raises FileNotFoundError for an unknown model, the built-in
-    ConnectionError if the server cannot be reached at all, OSError for everything else.
+    From `BASE_URL` or env GPT2_BASE_URL. A file is called `<name>.part`, and resumed, until it is
+    whole by published size and hash, or by the length that the server tells. Raises OSError: for
+    an unknown model FileNotFoundError, for a server out of reach the built-in ConnectionError.
     """
     base = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
     missing = _missing(model_dir, TF_FILES, model_size)
@@ -192,10 +192,9 @@ def _nest(hparams, file, found, rename, read):
 
 
 def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
-    """OpenAI's checkpoint as nested dicts of float32 arrays, weights [n_in, n_out].
+    """OpenAI's checkpoint ("models/124M/model.ckpt") as nested float32 arrays, w [n_in, n_out].
 
-    The path has no ending: "models/124M/model.ckpt". Raises ImportError if there is no
-    TensorFlow, ValueError if the checkpoint is broken or does not fit `hparams`.
+    Raises ImportError without TensorFlow, ValueError for what is broken or not as in `hparams`.
     """
     stderr = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow's C++ code logs whatever it is told
@@ -247,10 +246,9 @@ def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np
     """
     from tempfile import TemporaryDirectory
 
-    config = {key: values[0] for key, values in COMPUTED.items()} | {"n_ctx": hparams["n_ctx"]}
-    config |= {name: hparams[key] for key, name in HPARAMS.items()}
+    config = {k: v[0] for k, v in COMPUTED.items()} | {HPARAMS[k]: n for k, n in hparams.items()}
     config |= {"architectures": ["GPT2LMHeadModel"], "torch_dtype": np.dtype(dtype).name}
-    config |= {"bos_token_id": encoder.eot, "eos_token_id": encoder.eot}
+    config |= {"bos_token_id": encoder.eot, "eos_token_id": encoder.eot, "n_ctx": hparams["n_ctx"]}
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in encoder.bpe_ranks)
     tensors, header, end = {}, {"__metadata__": {"format": "pt", "openai_sha256": source or ""}}, 0
     _map(lambda name, leaf: tensors.update({_hf_name(name): np.asarray(leaf, dtype, "C")}), params)
@@ -282,6 +280,8 @@ def load_encoder_hparams_and_params(model_size, models_dir):
     model_dir, source = os.path.join(models_dir, model_size), None
     ready = not _missing(model_dir, HF_FILES)
     if not ready:
+        if model_size in PUBLISHED and not find_spec("tensorflow"):  # or all would come in vain
+            raise ImportError("no TensorFlow: pip install tensorflow, or use a safetensors folder")
         download_gpt2_files(model_size, model_dir)
     if not _missing(model_dir, TF_FILES, model_size):  # the index has a checksum per tensor
         small = (Path(model_dir, file).read_bytes() for file in TF_FILES if file != DATA)

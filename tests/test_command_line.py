@@ -255,6 +255,15 @@ def test_without_network_and_model_size_the_bundled_model_answers(tmp_path):
     assert not (tmp_path / "models" / "python").exists()
 
 
+def test_without_tensorflow_and_model_size_the_bundled_model_answers(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    encoder, hparams, _ = gpt2.load(None, "no_such_folder")
+    assert hparams["n_vocab"] == len(encoder.encoder) < 50257
+    assert "tensorflow" in capsys.readouterr().err
+    with pytest.raises(ImportError):
+        gpt2.load("124M", "no_such_folder")
+
+
 # ---------------------------------------------------------------- the streams
 
 
