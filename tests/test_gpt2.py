@@ -299,10 +299,15 @@ def test_top_p_keeps_the_token_that_crosses_it():
 def test_a_token_without_probability_is_never_drawn():
     class AlmostOne:
         def random(self):
-            return np.nextafter(1.0, 0)
+            return float(np.nextafter(1.0, 0))
 
-    logits = np.array([0.0, -1000.0, 0.0, -1000.0], np.float32)
-    assert gpt2.sample(logits, temperature=1, rng=AlmostOne()) in (0, 2)
+    class Zero:
+        def random(self):
+            return 0.0
+
+    logits = np.array([-1000.0, 0.0, -1000.0, 0.0], np.float32)
+    for rng in (AlmostOne(), Zero()):
+        assert gpt2.sample(logits, temperature=1, rng=rng) in (1, 3)
 
 
 def test_the_same_seed_gives_the_same_ids():
