@@ -157,16 +157,14 @@ def sample(logits, temperature=0.0, top_k=0, top_p=1.0, rng=None):
     """
     if temperature == 0:
         return int(np.argmax(logits))
-    n_kept = min(top_k, len(logits)) or len(logits)
-    ids = np.argsort(-logits, kind="stable")[:n_kept]  # best first
+    ids = np.argsort(-logits, kind="stable")[: top_k or None]  # best first
     # The best is subtracted before the division: a tiny temperature gives -inf, never inf - inf.
     with np.errstate(over="ignore"):
         p = softmax((logits[ids] - logits[ids[0]]) / temperature)
     n_kept = np.count_nonzero(np.cumsum(p) - p < top_p)  # counts the token that crosses top_p
     p = p[: max(1, n_kept)]
-    cumulative = np.cumsum(p)
-    chosen = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-    return int(ids[min(chosen, np.count_nonzero(p) - 1)])  # rounding may point past the end
+    cumulative = np.cumsum(p)  # the first token to reach the draw is chosen
+    return int(ids[np.searchsorted(cumulative, rng.random() * cumulative[-1])])
 
 
 def generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **sampling):
@@ -221,6 +219,8 @@ def complete(prompt, encoder, hparams, params, n_tokens_to_generate, **options):
     An empty prompt starts from `<|endoftext|>`. `options` go to `generate`.
     """
     ids, n_ctx = encoder.encode(prompt) or [encoder.eot], hparams["n_ctx"]
+    if None in ids:
+        raise ValueError("an empty prompt starts from <|endoftext|>, which this vocabulary lacks")
     if len(ids) > n_ctx:
         print(f"gpt2.py: of {len(ids)} prompt tokens the last {n_ctx} are read", file=sys.stderr)
     new_ids = generate_stream(ids, params, hparams["n_head"], n_tokens_to_generate, **options)

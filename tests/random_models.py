@@ -10,6 +10,7 @@ SHAPES = {  # of the pinned reference logits
     "one_number_per_head": {"n_vocab": 40, "n_ctx": 12, "n_embd": 6, "n_head": 6, "n_layer": 3},
     "deep": {"n_vocab": 50, "n_ctx": 32, "n_embd": 32, "n_head": 4, "n_layer": 12},
     "wide": {"n_vocab": 128, "n_ctx": 64, "n_embd": 128, "n_head": 8, "n_layer": 4},
+    "long": {"n_vocab": 30, "n_ctx": 300, "n_embd": 16, "n_head": 2, "n_layer": 2},
 }
 
 

@@ -190,6 +190,17 @@ def test_a_prompt_longer_than_the_window_is_cut_with_a_notice(models_dir):
     assert "50" in err and "32" in err and err.count("\n") == 1
 
 
+def test_an_empty_prompt_needs_the_end_mark(tmp_path):
+    hparams = HPARAMS | {"n_vocab": 256}
+    vocabulary = {token: i for token, i in byte_level_vocab().items() if i < 256}
+    save_model_folder(
+        str(tmp_path / "tiny"), Encoder(vocabulary, []), hparams, random_params(hparams)
+    )
+    _, err = run_gpt2(tmp_path, "", code=1)
+    assert "<|endoftext|>" in err and "Traceback" not in err and err.count("\n") == 1
+    assert run_gpt2(tmp_path, "a")[0]
+
+
 def test_interactive_answers_each_line_by_itself(models_dir):
     out, err = run_gpt2(models_dir, "--interactive", stdin="one\n\ntwo, three\r\nlast")
     texts = [expected_text(models_dir, prompt) for prompt in ("one", "", "two, three", "last")]
