@@ -431,13 +431,15 @@ class Workers:
 
     def __init__(self, params, n_head, n_ctx, dropout=0.0):
         self.params, self.n_head, self.dropout = params, n_head, dropout
-        self.piece = max(1, 1024 // n_ctx)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.pool = ThreadPoolExecutor(cores)
+        self.piece = max(1, 1024 // n_ctx)  # sequences
+        has_affinity = hasattr(os, "sched_getaffinity")
+        self.cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+        self.pool = ThreadPoolExecutor(self.cores)
 
     def pieces(self, inputs, targets):
-        for i in range(0, len(inputs), self.piece):
-            yield inputs[i : i + self.piece], targets[i : i + self.piece]
+        """The batch in pieces, at least one for each core if it has that many sequences."""
+        n = min(self.piece, max(1, len(inputs) // self.cores))
+        return [(inputs[i : i + n], targets[i : i + n]) for i in range(0, len(inputs), n)]
 
     def loss_and_grads(self, inputs, targets, seed=()):
         """Inputs and targets [B, T] -> the mean loss, {name: gradient}; `seed` is of the dropout"""
@@ -447,7 +449,7 @@ class Workers:
             return loss_and_grads(self.params, self.n_head, *piece, self.dropout, rng)
 
         mean_loss, total = 0.0, None
-        pieces = list(self.pieces(inputs, targets))
+        pieces = self.pieces(inputs, targets)
         done = self.pool.map(work, range(len(pieces)), pieces)
         for (x, _), (loss, grads) in zip(pieces, done, strict=True):
             share = len(x) / len(inputs)
