@@ -1,27 +1,31 @@
 """Train a GPT-2 from text in NumPy: what `.backward()` hides, written out.
 
 Read in order: data; each layer's forward pass, which keeps what backward needs, next to its
-backward pass; the whole model; AdamW; the loop; the command line. Gradients are named `d<name>`
-and nested like the parameters. `tests/test_train.py` checks every one of them.
+backward pass; the whole model; AdamW; the loop and what it writes; the command line. Gradients are
+named `d<name>` and nested like the parameters. `tests/test_train.py` checks every one of them.
 
-Left out: dropout, mixed precision, more than one machine.
+Left out: mixed precision, more than one machine, text that does not fit in memory.
 Sources: Radford et al. 2019 (the model, its initialisation); Rumelhart et al. 1986 (backward
-passes); Loshchilov and Hutter 2019 (AdamW); the paper behind each layer is named in `gpt2.py`.
+passes); Srivastava et al. 2014 (dropout); Loshchilov and Hutter 2019 (AdamW); the paper behind each
+layer is named in `gpt2.py`.
 
 Dimension letters in comments: B sequences, T positions, N = B * T rows, C n_embd, H n_head,
 D = C / H, V n_vocab.
 """
 
 import ast
+import csv
 import json
 import math
 import os
+import shutil
 import sys
 import sysconfig
 import textwrap
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,28 +35,55 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from command_line import check, run
-from encoder import ENDOFTEXT, SPLIT, Encoder, byte_level_vocab
-from utils import save_model_folder
+from encoder import ENDOFTEXT, SPLIT, Encoder, byte_level_vocab, get_encoder
+from gpt2 import generate
+from utils import load_encoder_hparams_and_params, save_model_folder
 
 # ---------------------------------------------------------------- data
 
 
-def python_functions(folder=None):
+def read_documents(data=None):
+    """The texts to learn from: list[str]. `data` names one of
+
+    None, for the functions of the running interpreter's standard library; a folder, for the
+    functions of its *.py files and each of its *.txt files; a text file, for the one document that
+    it is; an installed package, by its import name, for its functions.
+    Raises FileNotFoundError, OSError or ValueError where there is nothing to read.
+    """
+    path = Path(sysconfig.get_paths()["stdlib"] if data is None else data)
+    if path.is_file():
+        documents = [_read_text(path)]
+    elif path.is_dir():
+        texts = [_read_text(file) for file in sorted(path.rglob("*.txt"))] if data else []
+        documents = [*python_functions(path), *texts]
+    else:
+        spec = find_spec(data) if data.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise FileNotFoundError(f"--data {data}: no file, folder or package of that name")
+        documents = python_functions(Path(spec.submodule_search_locations[0]))
+    if not any(documents):
+        raise ValueError(f"--data {data}: no text; expected *.py files with functions, or *.txt")
+    return documents
+
+
+def _read_text(path):
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--data {path} is not UTF-8 text: {error}") from None
+
+
+def python_functions(folder):
     """The source of every function and method below `folder`, dedented, each once: list[str].
 
-    Default: the running interpreter's standard library, without its tests. Files that this
-    interpreter cannot parse are passed over.
+    Folders of tests and of installed packages inside it are left out, and files that this
+    interpreter cannot parse.
     """
-    folder = Path(folder or sysconfig.get_paths()["stdlib"])
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--data {folder}: there is no such folder")
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
     found = {}  # a dict keeps the order and drops what occurs twice
     for path in sorted(folder.rglob("*.py")):
         if left_out.isdisjoint(path.relative_to(folder).parts):
             found.update(dict.fromkeys(_functions_of(path)))
-    if len(found) < 2:
-        raise ValueError(f"--data {folder}: found {len(found)} functions in *.py files there")
     return list(found)
 
 
@@ -120,22 +151,29 @@ def token_ids(documents, encoder):
     return np.concatenate(parts).astype(np.int32)
 
 
-def tokenized(documents, tokenizer, rng):
-    """Split the documents 90/10 and learn the `tokenizer` ("char" or "bpe:N") from the 90.
-
-    -> encoder, training ids, held-out ids, bytes per held-out token
-    """
-    kind, _, n_merges = tokenizer.partition(":")
-    if tokenizer != "char" and not (kind == "bpe" and n_merges.isdecimal()):
-        raise ValueError(f"--tokenizer {tokenizer}: expected char or bpe:N, such as bpe:1024")
+def split(documents, rng, held_out=0.1):
+    """Documents to train on, and those held out; a single one is cut near its end."""
+    if len(documents) == 1:
+        cut = round((1 - held_out) * len(documents[0]))
+        return [documents[0][:cut]], [documents[0][cut:]]
     order = rng.permutation(len(documents))
-    n_held_out = max(1, len(documents) // 10)
-    test = [documents[i] for i in order[:n_held_out]]
-    train = [documents[i] for i in order[n_held_out:]]
-    encoder = learn_bpe(train, int(n_merges or 0))
-    train_ids, test_ids = token_ids(train, encoder), token_ids(test, encoder)
-    n_bytes = sum(len(text.encode("utf-8")) + 1 for text in test)  # 1: the end mark
-    return encoder, train_ids, test_ids, n_bytes / len(test_ids)
+    n_held_out = max(1, int(held_out * len(documents)))
+    return [documents[i] for i in order[n_held_out:]], [documents[i] for i in order[:n_held_out]]
+
+
+def make_encoder(tokenizer, documents):
+    """The Encoder that --tokenizer names: `char`, `bpe:N` learned here, or a model folder's."""
+    kind, _, n_merges = tokenizer.partition(":")
+    if tokenizer == "char":
+        return learn_bpe([], 0)
+    if kind == "bpe" and n_merges.isdecimal():
+        return learn_bpe(documents, int(n_merges))
+    if Path(tokenizer).is_dir():
+        encoder = get_encoder(Path(tokenizer).name, Path(tokenizer).parent)
+        if encoder.eot is None:
+            raise ValueError(f"--tokenizer {tokenizer}: its vocabulary has no {ENDOFTEXT}")
+        return encoder
+    raise ValueError(f"--tokenizer {tokenizer}: expected char, bpe:N or a model folder")
 
 
 def windows(data, starts, n_ctx):
@@ -209,7 +247,26 @@ def gelu_backward(dout, cache):
     return dx
 
 
-def attention_forward(qkv, n_head, n_ctx):
+def dropout_forward(x, rate, rng):
+    """Zero each number of x with probability `rate`, scale the others up so that sums keep their
+    size: -> x itself, changed in place, and the mask (None without an rng: x as it is).
+
+    One random byte decides, so the rate is rounded to 1/256.
+    """
+    dropped = round(256 * rate)
+    if rng is None or dropped == 0:
+        return x, None
+    kept = rng.integers(0, 256, x.shape, dtype=np.uint8) >= dropped
+    mask = kept * np.float32(256 / (256 - dropped))
+    x *= mask
+    return x, mask
+
+
+def dropout_backward(dout, mask):
+    return dout if mask is None else dout * mask
+
+
+def attention_forward(qkv, n_head, n_ctx, dropout=0.0, rng=None):
     """qkv [N, 3 C] -> [N, C]: every head of every sequence at once, causal"""
     n_rows, n_embd = len(qkv), qkv.shape[1] // 3
     # [N, 3 C] -> [B, T, 3, H, D] -> q, k, v, each [B, H, T, D]
@@ -220,19 +277,20 @@ def attention_forward(qkv, n_head, n_ctx):
     p -= p.max(axis=-1, keepdims=True)
     np.exp(p, out=p)
     p /= p.sum(axis=-1, keepdims=True)
-    out = (p @ v).swapaxes(1, 2).reshape(n_rows, n_embd)  # [B, H, T, D] -> [N, C]
-    return out, (q, k, v, p)
+    kept, mask = dropout_forward(p.copy() if dropout and rng else p, dropout, rng)
+    out = (kept @ v).swapaxes(1, 2).reshape(n_rows, n_embd)  # [B, H, T, D] -> [N, C]
+    return out, (q, k, v, p, kept, mask)
 
 
 def attention_backward(dout, cache):
     """dout [N, C] -> dqkv [N, 3 C]"""
-    q, k, v, p = cache
+    q, k, v, p, kept, mask = cache
     n_seq, n_head, n_ctx, d_head = q.shape
     dout = dout.reshape(n_seq, n_ctx, n_head, d_head).swapaxes(1, 2)  # [B, H, T, D]
     dqkv = np.empty((n_seq, n_ctx, 3, n_head, d_head), dout.dtype)
     dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)  # three views, filled below
-    dv[...] = p.swapaxes(-1, -2) @ dout
-    dp = dout @ v.swapaxes(-1, -2)  # [B, H, T, T]
+    dv[...] = kept.swapaxes(-1, -2) @ dout
+    dp = dropout_backward(dout @ v.swapaxes(-1, -2), mask)  # [B, H, T, T]
     dp -= np.einsum("bhij,bhij->bhi", dp, p)[..., None]  # softmax backward: the rows of p sum to 1
     dp *= p
     dp *= 1 / math.sqrt(d_head)
@@ -277,29 +335,31 @@ def cross_entropy(logits, targets):
 # ---------------------------------------------------------------- the whole model
 
 
-def block_forward(x, block, n_head, n_ctx):
+def block_forward(x, block, n_head, n_ctx, dropout=0.0, rng=None):
     """x [N, C] -> [N, C]: `gpt2.transformer_block` for several sequences, keeping each cache"""
     out, ln_1 = layer_norm_forward(x, **block["ln_1"])
     out, c_attn = linear_forward(out, **block["attn"]["c_attn"])
-    out, heads = attention_forward(out, n_head, n_ctx)
+    out, heads = attention_forward(out, n_head, n_ctx, dropout, rng)
     out, attn_proj = linear_forward(out, **block["attn"]["c_proj"])
+    out, attn_mask = dropout_forward(out, dropout, rng)
     x = x + out
     out, ln_2 = layer_norm_forward(x, **block["ln_2"])
     out, c_fc = linear_forward(out, **block["mlp"]["c_fc"])
     out, act = gelu_forward(out)
     out, mlp_proj = linear_forward(out, **block["mlp"]["c_proj"])
+    out, mlp_mask = dropout_forward(out, dropout, rng)
     x = x + out
-    return x, (ln_1, c_attn, heads, attn_proj, ln_2, c_fc, act, mlp_proj)
+    return x, (ln_1, c_attn, heads, attn_proj, attn_mask, ln_2, c_fc, act, mlp_proj, mlp_mask)
 
 
 def block_backward(dx, cache):
     """dx [N, C] -> dx [N, C] and the block's gradients; a residual passes dx on unchanged"""
-    ln_1, c_attn, heads, attn_proj, ln_2, c_fc, act, mlp_proj = cache
-    d, dmlp_proj = linear_backward(dx, mlp_proj)
+    ln_1, c_attn, heads, attn_proj, attn_mask, ln_2, c_fc, act, mlp_proj, mlp_mask = cache
+    d, dmlp_proj = linear_backward(dropout_backward(dx, mlp_mask), mlp_proj)
     d, dc_fc = linear_backward(gelu_backward(d, act), c_fc)
     d, dln_2 = layer_norm_backward(d, ln_2)
     dx = dx + d
-    d, dattn_proj = linear_backward(dx, attn_proj)
+    d, dattn_proj = linear_backward(dropout_backward(dx, attn_mask), attn_proj)
     d, dc_attn = linear_backward(attention_backward(d, heads), c_attn)
     d, dln_1 = layer_norm_backward(d, ln_1)
     dblock = {
@@ -311,20 +371,21 @@ def block_backward(dx, cache):
     return dx + d, dblock
 
 
-def forward(params, n_head, inputs):
-    """inputs [B, T] ids -> logits [N, V] and what `backward` needs"""
+def forward(params, n_head, inputs, dropout=0.0, rng=None):
+    """inputs [B, T] ids -> logits [N, V] and what `backward` needs; drops out only with an rng"""
     x, embedding = embedding_forward(inputs, params["wte"], params["wpe"])
+    x, mask = dropout_forward(x, dropout, rng)
     caches = []
     for block in params["blocks"]:
-        x, cache = block_forward(x, block, n_head, inputs.shape[1])
+        x, cache = block_forward(x, block, n_head, inputs.shape[1], dropout, rng)
         caches.append(cache)
     x, ln_f = layer_norm_forward(x, **params["ln_f"])
-    return x @ params["wte"].T, (embedding, caches, ln_f, x)
+    return x @ params["wte"].T, (embedding, mask, caches, ln_f, x)
 
 
 def backward(dlogits, cache):
     """dlogits [N, V] -> gradients, nested like the parameters"""
-    embedding, caches, ln_f, x = cache
+    embedding, mask, caches, ln_f, x = cache
     wte = embedding[1]
     dwte_out = dlogits.T @ x  # wte is used twice: its gradients add up
     dx, dln_f = layer_norm_backward(dlogits @ wte, ln_f)
@@ -332,14 +393,14 @@ def backward(dlogits, cache):
     for block_cache in reversed(caches):
         dx, dblock = block_backward(dx, block_cache)
         dblocks.append(dblock)
-    dwte, dwpe = embedding_backward(dx, embedding)
+    dwte, dwpe = embedding_backward(dropout_backward(dx, mask), embedding)
     dwte += dwte_out
     return {"wte": dwte, "wpe": dwpe, "blocks": dblocks[::-1], "ln_f": dln_f}
 
 
-def loss_and_grads(params, n_head, inputs, targets):
+def loss_and_grads(params, n_head, inputs, targets, dropout=0.0, rng=None):
     """Inputs and targets [B, T] -> the mean loss in nats per token, and all its gradients"""
-    logits, cache = forward(params, n_head, inputs)
+    logits, cache = forward(params, n_head, inputs, dropout, rng)
     loss, dlogits = cross_entropy(logits, targets.ravel())
     return loss, backward(dlogits, cache)
 
@@ -361,43 +422,54 @@ def named(tree, prefix=""):
 
 
 class Workers:
-    """Runs a batch in pieces, one thread each, BLAS held to one thread.
+    """Runs a batch in pieces of a few sequences, on as many threads as there are cores.
 
-    The products of a small model are too small to share out, and the rest of NumPy is single-
-    threaded: whole sequences are what two cores can split. Pieces are also kept small enough for
-    the cache. They are summed in a fixed order, so the same seed gives the same bytes.
+    The products of a small model are too small to share out, and the rest of NumPy runs on one
+    thread: so BLAS is held to one, and whole sequences are what the cores share. Pieces are about
+    as large as the cache. They are added up in a fixed order: the same seed gives the same bytes.
     """
 
-    def __init__(self, piece=4):
-        self.piece = piece
-        self.pool = ThreadPoolExecutor(_cores())
+    def __init__(self, params, n_head, n_ctx, dropout=0.0):
+        self.params, self.n_head, self.dropout = params, n_head, dropout
+        self.piece = max(1, 1024 // n_ctx)  # sequences
+        has_affinity = hasattr(os, "sched_getaffinity")
+        self.cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+        self.pool = ThreadPoolExecutor(self.cores)
 
-    def loss_and_grads(self, params, n_head, inputs, targets):
-        pieces = range(0, len(inputs), self.piece)
-        cut = [(inputs[i : i + self.piece], targets[i : i + self.piece]) for i in pieces]
-        shares = [len(x) / len(inputs) for x, _ in cut]
-        done = self.pool.map(lambda xy: loss_and_grads(params, n_head, *xy), cut)
+    def pieces(self, inputs, targets):
+        """The batch in pieces, at least one for each core if it has that many sequences."""
+        n = min(self.piece, max(1, len(inputs) // self.cores))
+        return [(inputs[i : i + n], targets[i : i + n]) for i in range(0, len(inputs), n)]
+
+    def loss_and_grads(self, inputs, targets, seed=()):
+        """Inputs and targets [B, T] -> the mean loss, {name: gradient}; `seed` is of the dropout"""
+
+        def work(i, piece):
+            rng = np.random.default_rng([*seed, i]) if self.dropout else None
+            return loss_and_grads(self.params, self.n_head, *piece, self.dropout, rng)
+
         mean_loss, total = 0.0, None
-        for share, (loss, grads) in zip(shares, done, strict=True):
+        pieces = self.pieces(inputs, targets)
+        done = self.pool.map(work, range(len(pieces)), pieces)
+        for (x, _), (loss, grads) in zip(pieces, done, strict=True):
+            share = len(x) / len(inputs)
             mean_loss += share * loss
             if total is None:
                 total = {name: share * grad for name, grad in named(grads)}
-            else:
-                for name, grad in named(grads):
-                    grad *= share
-                    total[name] += grad
+                continue
+            for name, grad in named(grads):
+                grad *= share
+                total[name] += grad
         return mean_loss, total
 
-    def loss(self, params, n_head, inputs, targets):
-        def piece_loss(i):
-            x, y = inputs[i : i + self.piece], targets[i : i + self.piece]
-            return cross_entropy(forward(params, n_head, x)[0], y.ravel())[0] * len(x)
+    def loss(self, inputs, targets):
+        """Inputs and targets [B, T] -> the mean loss, without dropout"""
 
-        return sum(self.pool.map(piece_loss, range(0, len(inputs), self.piece))) / len(inputs)
+        def work(piece):
+            logits, _ = forward(self.params, self.n_head, piece[0])
+            return cross_entropy(logits, piece[1].ravel())[0] * len(piece[0])
 
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return sum(self.pool.map(work, self.pieces(inputs, targets))) / len(inputs)
 
 
 def init_params(hparams, rng):
@@ -447,7 +519,7 @@ class AdamW:
     all taken together, are scaled down to it.
     """
 
-    def __init__(self, params, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip=1.0):
+    def __init__(self, params, weight_decay=0.1, clip=1.0, betas=(0.9, 0.99), eps=1e-8):
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.n_steps = 0
         self.mean = {name: np.zeros_like(p) for name, p in named(params)}
@@ -472,154 +544,381 @@ class AdamW:
             p -= rate * mean / (np.sqrt(square) * unbias + self.eps)
 
 
-def cosine_schedule(step, n_steps, peak, n_warmup=200):
-    """The learning rate of a step: a straight line up to `peak`, then half a cosine to a tenth.
+def cosine_schedule(done, peak, warmup=0.04):
+    """The learning rate when a part `done` of the run is behind us (0 to 1): a straight line up to
+    `peak`, then half a cosine down to a tenth of it.
 
-    >>> [round(cosine_schedule(step, 1000, 1.0), 2) for step in (0, 99, 199, 600, 1000)]
-    [0.01, 0.5, 1.0, 0.55, 0.1]
+    >>> [round(cosine_schedule(done, 1.0), 2) for done in (0.01, 0.02, 0.04, 0.52, 1)]
+    [0.25, 0.5, 1.0, 0.55, 0.1]
     """
-    n_warmup = min(n_warmup, n_steps // 5)
-    if step < n_warmup:
-        return peak * (step + 1) / n_warmup
-    done = (step - n_warmup) / max(1, n_steps - n_warmup)
-    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+    if done < warmup:
+        return peak * done / warmup
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))))
 
 
 # ---------------------------------------------------------------- the loop
 
 
-def train(
+class Training:
+    """One run: its data, model and optimizer, and what has happened so far.
+
+    `options` are those of `main`, all filled in. `history` has one dict for each evaluation.
+    """
+
+    def __init__(self, **options):
+        self.options, self.out = options, Path(options["out"])
+        self.state_file = self.out / "training_state.npz"
+        self.history, self.best, self.minutes = [], math.inf, 0.0
+        self.rng = np.random.default_rng(options["seed"])
+        self.check_out()
+        self.read_data()
+        self.make_model()
+        self.adam = AdamW(self.params, options["weight_decay"], options["grad_clip"])
+        if options["resume"]:
+            self.load_state()
+        self.check_disk()
+        self.out.mkdir(parents=True, exist_ok=True)
+        n_head, dropout = self.hparams["n_head"], options["dropout"]
+        self.workers = Workers(self.params, n_head, options["n_ctx"], dropout)
+
+    def check_out(self):
+        """Refuse to write over something else, before any work."""
+        if self.options["resume"] and not self.state_file.exists():
+            raise FileNotFoundError(f"--resume: there is no {self.state_file} to go on from")
+        if not self.options["resume"] and self.out.exists() and any(self.out.iterdir()):
+            raise FileExistsError(f"{self.out} is not empty: name another --out, or --resume it")
+
+    def check_disk(self):
+        """Refuse to start where a checkpoint (parameters, two averages, twice) would not fit."""
+        there = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
+        needed = 7 * sum(p.nbytes for _, p in named(self.params))
+        free = shutil.disk_usage(there).free
+        if free < needed:
+            raise OSError(f"{there} has {free} bytes left; checkpoints need {needed}")
+
+    def read_data(self):
+        """Documents -> encoder, training and held-out ids, and always the same held-out windows."""
+        options, n_ctx = self.options, self.options["n_ctx"]
+        train, test = split(read_documents(options["data"]), self.rng)
+        self.encoder = make_encoder(options["init_from"] or options["tokenizer"], train)
+        self.train_ids = token_ids(train, self.encoder)
+        self.test_ids = token_ids(test, self.encoder)
+        if min(len(self.train_ids), len(self.test_ids)) <= n_ctx:
+            raise ValueError(
+                f"{len(self.train_ids)} tokens to train on and {len(self.test_ids)} held out are "
+                f"too few for windows of {n_ctx}: give more --data or a smaller --n_ctx"
+            )
+        n_bytes = sum(len(text.encode("utf-8")) + 1 for text in test)  # 1: the end mark
+        self.bits_per_nat = len(self.test_ids) / n_bytes / math.log(2)  # bits per byte, that is
+        every = max(n_ctx, len(self.test_ids) // 100)  # about 100 windows
+        self.test_batch = windows(self.test_ids, range(0, len(self.test_ids) - n_ctx, every), n_ctx)
+
+    def make_model(self):
+        """New parameters, or those of --init_from, as float32 arrays that may be written to."""
+        options = self.options
+        names = ("n_ctx", "n_embd", "n_head", "n_layer")
+        self.hparams = {name: options[name] for name in names}
+        self.hparams = {"n_vocab": len(self.encoder.encoder), **self.hparams}
+        if not options["init_from"]:
+            self.params = init_params(self.hparams, self.rng)
+            return
+        folder = Path(options["init_from"])
+        _, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
+        if options["n_ctx"] > hparams["n_ctx"]:
+            raise ValueError(f"--n_ctx {options['n_ctx']}: {folder} has only {hparams['n_ctx']}")
+        self.hparams, self.params = hparams, writable(params)
+
+    def run(self):
+        """Train until --steps or --minutes are over; evaluate and save on the way."""
+        options, adam, losses = self.options, self.adam, []
+        self.started = time.monotonic() - 60 * self.minutes
+        total = None if options["minutes"] else options["steps"]
+        bar = tqdm(total=total, initial=adam.n_steps, unit="step", disable=None)
+        with threadpool_limits(1, "blas"), bar:
+            while self.done() < 1:
+                began = time.monotonic()
+                losses.append(self.step())
+                self.minutes = (time.monotonic() - self.started) / 60
+                speed = options["batch_size"] * options["n_ctx"] / (time.monotonic() - began)
+                best = f"{self.best:.3f}" if self.history else "-"
+                bar.set_postfix_str(f"loss {losses[-1]:.3f}, best {best}, {speed:.0f} tokens/s")
+                bar.update()
+                if adam.n_steps % options["eval_every"] == 0 or self.done() >= 1:
+                    self.evaluate(float(np.mean(losses)))
+                    losses.clear()
+
+    def done(self, n_more=0):
+        """The part of the run that is behind us after `n_more` steps, from 0 to 1."""
+        if self.options["minutes"]:
+            return (time.monotonic() - self.started) / 60 / self.options["minutes"]
+        return (self.adam.n_steps + n_more) / self.options["steps"]
+
+    def step(self):
+        """One step of the optimizer on a random batch: -> its loss in nats per token"""
+        options, n_ctx, n_steps = self.options, self.options["n_ctx"], self.adam.n_steps
+        starts = self.rng.integers(0, len(self.train_ids) - n_ctx, options["batch_size"])
+        batch = windows(self.train_ids, starts, n_ctx)
+        loss, grads = self.workers.loss_and_grads(*batch, seed=(options["seed"], n_steps))
+        self.check_finite(loss)
+        learning_rate = cosine_schedule(min(1.0, self.done(1)), options["learning_rate"])
+        self.adam.step(self.params, grads, learning_rate)
+        return loss
+
+    def check_finite(self, loss):
+        """Stop, rather than save what is broken: raises ValueError if the loss is not a number."""
+        if not math.isfinite(loss):
+            kept = f"step {self.history[-1]['step']} is kept" if self.history else "nothing is kept"
+            raise ValueError(
+                f"the loss is {loss} after step {self.adam.n_steps}; {kept}; try a smaller "
+                "--learning_rate"
+            )
+
+    def evaluate(self, loss):
+        """Measure the held-out loss, keep the best model, write down and draw how it goes."""
+        options = self.options
+        held_out = self.workers.loss(*self.test_batch)
+        self.check_finite(held_out)
+        row = {
+            "step": self.adam.n_steps,
+            "tokens": self.adam.n_steps * options["batch_size"] * options["n_ctx"],
+            "minutes": round(self.minutes, 2),
+            "loss": round(loss, 5),
+            "held_out_loss": round(held_out, 5),
+            "bits_per_byte": round(held_out * self.bits_per_nat, 5),
+        }
+        self.history.append(row)
+        if held_out < self.best:
+            self.best = held_out
+            dtype = np.float16 if options["half"] else np.float32
+            save_model_folder(self.out, self.encoder, self.hparams, self.params, dtype=dtype)
+        self.save_state()
+        write_log(self.out / "log.csv", self.history)
+        write_loss_svg(self.out / "loss.svg", self.history)
+        say(
+            f"step {row['step']}: loss {loss:.4f}, held-out {held_out:.4f} "
+            f"({row['bits_per_byte']:.4f} bits per byte), {self.minutes:.1f} minutes"
+        )
+        say(textwrap.indent(self.sample(), "    "))
+
+    def sample(self, n_tokens=60):
+        """A text by the model as it is now, always with the same draws."""
+        rng, n_head = np.random.default_rng(self.options["seed"]), self.hparams["n_head"]
+        eot = self.encoder.eot
+        options = {"temperature": 0.8, "rng": rng, "stop_id": eot}
+        text = self.encoder.decode(generate([eot], self.params, n_head, n_tokens, **options))
+        return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+    def save_state(self):
+        """All that the rest of the run depends on, in one file, replaced in one moment."""
+        arrays = {f"params.{name}": p for name, p in named(self.params)}
+        arrays |= {f"mean.{name}": m for name, m in self.adam.mean.items()}
+        arrays |= {f"square.{name}": s for name, s in self.adam.square.items()}
+        run = {
+            "options": self.options,
+            "history": self.history,
+            "n_steps": self.adam.n_steps,
+            "minutes": self.minutes,
+            "best": self.best,
+            "rng": self.rng.bit_generator.state,
+        }
+        part = self.state_file.with_suffix(".part.npz")
+        try:
+            np.savez(part, run=json.dumps(run), **arrays)
+            os.replace(part, self.state_file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OSError(f"cannot write {self.state_file}: {error.strerror}") from None
+
+    def load_state(self):
+        """Go back to where `save_state` was. Raises ValueError if the options are others now."""
+        with np.load(self.state_file) as arrays:
+            run = json.loads(str(arrays["run"]))
+            free = ("steps", "minutes", "eval_every", "resume", "out")  # these may change
+            changed = [
+                f"--{name} {run['options'].get(name)}"
+                for name, value in self.options.items()
+                if name not in free and run["options"].get(name) != value
+            ]
+            if changed:
+                raise ValueError(f"--resume: the run in {self.out} had {', '.join(changed)}")
+            for name, p in named(self.params):
+                p[...] = arrays[f"params.{name}"]
+                self.adam.mean[name] = arrays[f"mean.{name}"]
+                self.adam.square[name] = arrays[f"square.{name}"]
+        self.history, self.minutes, self.best = run["history"], run["minutes"], run["best"]
+        self.adam.n_steps, self.rng.bit_generator.state = run["n_steps"], run["rng"]
+
+
+def writable(params):
+    """Nested parameters as new float32 arrays."""
+    if isinstance(params, dict):
+        return {key: writable(value) for key, value in params.items()}
+    if isinstance(params, list):
+        return [writable(value) for value in params]
+    return np.array(params, np.float32)
+
+
+def say(line):
+    """Print on standard error, above the progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def write_log(path, history):
+    """`history` as a CSV file, written in one moment."""
+    with open(part := path.with_suffix(".part"), "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, history[0].keys())
+        writer.writeheader()
+        writer.writerows(history)
+    os.replace(part, path)
+
+
+def write_loss_svg(path, history):
+    """Draw both losses of `history` over the steps, as an SVG of 640 x 360."""
+    left, right, top, bottom = 60, 600, 30, 310
+    last = history[-1]["step"]
+    losses = [row[key] for row in history for key in ("loss", "held_out_loss")]
+    low, high = math.floor(2 * min(losses)) / 2, math.ceil(2 * max(losses)) / 2 or 0.5
+    high = max(high, low + 0.5)
+
+    def x(step):
+        return left + (right - left) * step / last
+
+    def y(loss):
+        return bottom - (bottom - top) * (loss - low) / (high - low)
+
+    def text(at_x, at_y, words, anchor="middle", colour="#444"):
+        place = f'x="{at_x:.1f}" y="{at_y:.1f}" text-anchor="{anchor}" fill="{colour}"'
+        return f"<text {place}>{words}</text>"
+
+    lines = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 360" width="640" height="360" '
+        'font-family="sans-serif" font-size="12">',
+        '<rect width="640" height="360" fill="white"/>',
+    ]
+    for i in range(6):
+        loss, step = low + (high - low) * i / 5, last * i / 5
+        lines.append(f'<path d="M{left} {y(loss):.1f}H{right}" stroke="#ddd"/>')
+        lines.append(text(left - 8, y(loss) + 4, f"{loss:.2f}", "end"))
+        lines.append(text(x(step), bottom + 18, f"{step:.0f}"))
+    lines.append(text((left + right) / 2, bottom + 38, "step"))
+    lines.append(text(left, top - 12, "loss, nats per token", "start"))
+    series = (("loss", "training", "#1f77b4"), ("held_out_loss", "held out", "#d62728"))
+    for i, (key, name, colour) in enumerate(series):
+        points = " ".join(f"{x(row['step']):.1f},{y(row[key]):.1f}" for row in history)
+        style = f'fill="none" stroke="{colour}" stroke-width="2"'
+        lines.append(f'<polyline points="{points}" {style}/>')
+        lines.append(text(right - 120 + 70 * i, top - 12, name, "start", colour))
+    part = path.with_suffix(".part")
+    part.write_text("\n".join([*lines, "</svg>"]) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+# ---------------------------------------------------------------- the command line
+
+PRESETS = {  # `python` is the bundled model's; `char_gpt` a public tutorial's, in PyTorch
+    "python": {},
+    "char_gpt": {
+        "tokenizer": "char",
+        "n_layer": 12,
+        "n_head": 16,
+        "n_embd": 128,
+        "n_ctx": 64,
+        "batch_size": 64,
+        "dropout": 0.4,
+    },
+}
+DEFAULTS = {
+    "tokenizer": "bpe:1024",
+    "n_layer": 6,
+    "n_head": 6,
+    "n_embd": 192,
+    "n_ctx": 256,
+    "batch_size": 16,
+    "dropout": 0.0,
+}
+
+
+def main(
     data: str | None = None,
     out: str = "models/scratch",
-    tokenizer: str = "bpe:1024",
-    n_layer=6,
-    n_head=6,
-    n_embd=192,
-    n_ctx=256,
-    batch_size=16,
+    preset: str = "python",
+    tokenizer: str | None = None,
+    init_from: str | None = None,
+    n_layer=None,
+    n_head=None,
+    n_embd=None,
+    n_ctx=None,
+    batch_size=None,
     steps=5000,
+    minutes=None,
     learning_rate=2e-3,
     weight_decay=0.1,
+    grad_clip=1.0,
+    dropout=None,
     seed=0,
     eval_every=250,
     half=False,
     resume=False,
 ):
-    """Train a GPT-2 on Python functions and write a model folder that gpt2.py runs.
+    """Train a GPT-2 from text and write a model folder that gpt2.py runs.
 
-      python train.py --out models/mine --steps 500
+      python train.py --out models/mine --minutes 10
       python gpt2.py "def " --model_size mine
 
-    Training and held-out loss, in nats per token, go to standard error. The folder is written
-    at every evaluation that is the best so far. A run that was stopped at any moment goes on from
-    its last evaluation with the same command and --resume.
+    Losses, in nats per token, and a sample of text go to standard error; --out gets the best model
+    so far (by held-out loss), log.csv and loss.svg at every evaluation. A run that was stopped at
+    any moment goes on from its last evaluation with the same command and --resume.
 
-    --data FOLDER         of *.py files, one document per function (the standard library)
+    --data WHAT           the functions of the standard library if not given; or a text file, a
+                          folder of *.py (by function) or *.txt (by file), an installed package
     --out FOLDER          the model folder to write (models/scratch)
-    --tokenizer NAME      char: bytes, no merges; bpe:N: N merges learned from the training
-                          text (bpe:1024)
+    --preset NAME         python: the sizes below; char_gpt: a small tutorial's, 128 wide, 16 heads,
+                          12 layers, 64 positions, characters, dropout 0.4
+    --tokenizer NAME      char: bytes, no merges; bpe:N: N merges learned from the training text;
+                          or a model folder, for its vocabulary (bpe:1024)
+    --init_from FOLDER    start from this model, with its sizes and vocabulary: fine-tuning
     --n_layer N           blocks (6)
     --n_head N            attention heads, a divisor of n_embd (6)
     --n_embd N            width (192)
     --n_ctx N             positions in the window (256)
     --batch_size N        windows in one step of the optimizer (16)
     --steps N             steps in all (5000)
+    --minutes X           stop after this time instead
     --learning_rate X     its peak, after a warm-up; then half a cosine down to a tenth (0.002)
     --weight_decay X      of matrices and token embeddings (0.1)
-    --seed N              of the split, the first weights and the batches (0)
+    --grad_clip X         gradients longer than this, all together, are scaled down to it (1)
+    --dropout X           part of the numbers zeroed while training (0)
+    --seed N              of the split, the first weights, the batches and the dropout (0)
     --eval_every N        steps from one evaluation to the next (250)
     --half                store the weights as float16, in half the bytes
     --resume              go on with the run in --out
     """
-    hparams = {"n_ctx": n_ctx, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
-    counts = {**hparams, "batch_size": batch_size, "steps": steps, "eval_every": eval_every}
-    for name, value in counts.items():
-        check(name, value, int, 1)
-    check("learning_rate", learning_rate, float, 0)
-    check("weight_decay", weight_decay, float, 0)
+    options = dict(locals())  # all of the above, by name
+    if preset not in PRESETS:
+        raise ValueError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    sizes = ("n_layer", "n_head", "n_embd")
+    if init_from and any(options[name] for name in (*sizes, "tokenizer")):
+        raise ValueError("--init_from brings its own sizes and vocabulary: leave those options out")
+    for name, value in {**DEFAULTS, **PRESETS[preset]}.items():
+        options[name] = value if options[name] is None else options[name]
+    for name in (*sizes, "n_ctx", "batch_size", "steps", "eval_every"):
+        check(name, options[name], int, 1)
+    for name in ("learning_rate", "weight_decay"):
+        check(name, options[name], float, 0)
+    check("grad_clip", grad_clip, float, 1e-9)
+    check("minutes", minutes or 1, float, 1e-3)
+    check("dropout", options["dropout"], float, 0, 0.99)
     check("seed", seed, int, 0)
-    if n_embd % n_head:
-        raise ValueError(f"--n_head {n_head} does not divide --n_embd {n_embd}")
-    out, state_file = Path(out), Path(out) / "training_state.npz"
-    if resume and not state_file.exists():
-        raise FileNotFoundError(f"--resume: there is no {state_file} to go on from")
-    if not resume and out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty: name another --out, or go on with --resume")
-    rng = np.random.default_rng(seed)
-    documents = python_functions(data)
-    encoder, train_ids, test_ids, bytes_per_token = tokenized(documents, tokenizer, rng)
-    if min(len(train_ids), len(test_ids)) <= n_ctx:
-        raise ValueError(
-            f"{len(test_ids)} of {len(train_ids) + len(test_ids)} tokens are held out: too few "
-            f"for a window of {n_ctx}; give more --data or a smaller --n_ctx"
-        )
-    hparams = {"n_vocab": len(encoder.encoder), **hparams}
-    params = init_params(hparams, rng)
-    adam = AdamW(params, weight_decay=weight_decay)
-    best, minutes = math.inf, 0.0
-    if resume:
-        best, minutes = _load_state(state_file, params, adam, rng)
-    n_params = sum(p.size for _, p in named(params))
-    _say(
-        f"{len(documents)} functions, {len(train_ids)} tokens to train on, {len(test_ids)} held "
-        f"out, {bytes_per_token:.2f} bytes each; {n_params} parameters"
+    if options["n_embd"] % options["n_head"]:
+        raise ValueError("--n_head {n_head} does not divide --n_embd {n_embd}".format(**options))
+    training = Training(**options)
+    n_params = sum(p.size for _, p in named(training.params))
+    say(
+        f"{len(training.train_ids)} tokens to train on, {len(training.test_ids)} held out, "
+        f"{len(training.encoder.encoder)} in the vocabulary; {n_params} parameters"
     )
-    every = max(n_ctx, len(test_ids) // 100)  # about 100 held-out windows, always the same
-    test_batch = windows(test_ids, range(0, len(test_ids) - n_ctx, every), n_ctx)
-    workers, losses, started = Workers(), [], time.monotonic() - 60 * minutes
-    with (
-        threadpool_limits(1, "blas"),
-        tqdm(total=steps, initial=adam.n_steps, unit="step", disable=None) as bar,
-    ):
-        while adam.n_steps < steps:
-            starts = rng.integers(0, len(train_ids) - n_ctx, batch_size)
-            batch = windows(train_ids, starts, n_ctx)
-            loss, grads = workers.loss_and_grads(params, n_head, *batch)
-            adam.step(params, grads, cosine_schedule(adam.n_steps, steps, learning_rate))
-            losses.append(loss)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update()
-            if adam.n_steps % eval_every == 0 or adam.n_steps == steps:
-                test_loss = workers.loss(params, n_head, *test_batch)
-                bits = test_loss / math.log(2) / bytes_per_token
-                minutes = (time.monotonic() - started) / 60
-                if test_loss < best:
-                    best = test_loss
-                    dtype = np.float16 if half else np.float32
-                    save_model_folder(out, encoder, hparams, params, dtype=dtype)
-                _save_state(state_file, params, adam, rng, best, minutes)
-                _say(
-                    f"step {adam.n_steps}: loss {np.mean(losses):.4f}, held-out {test_loss:.4f} "
-                    f"({bits:.4f} bits per byte), {minutes:.1f} minutes"
-                )
-                losses.clear()
-
-
-def _save_state(state_file, params, adam, rng, best, minutes):
-    arrays = {f"params.{name}": p for name, p in named(params)}
-    arrays |= {f"mean.{name}": m for name, m in adam.mean.items()}
-    arrays |= {f"square.{name}": s for name, s in adam.square.items()}
-    run = {"n_steps": adam.n_steps, "best": best, "minutes": minutes}
-    run["rng"] = rng.bit_generator.state
-    half_written = state_file.with_suffix(".part.npz")
-    np.savez(half_written, run=json.dumps(run), **arrays)
-    os.replace(half_written, state_file)
-
-
-def _load_state(state_file, params, adam, rng):
-    with np.load(state_file) as arrays:
-        for name, p in named(params):
-            p[...] = arrays[f"params.{name}"]
-            adam.mean[name] = arrays[f"mean.{name}"]
-            adam.square[name] = arrays[f"square.{name}"]
-        run = json.loads(str(arrays["run"]))
-    adam.n_steps, rng.bit_generator.state = run["n_steps"], run["rng"]
-    return run["best"], run["minutes"]
-
-
-def _say(line):
-    tqdm.write(line, file=sys.stderr)
+    training.run()
 
 
 if __name__ == "__main__":
-    run(train)
+    run(main)

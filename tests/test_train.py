@@ -1,5 +1,6 @@
 """train.py: every gradient against central differences and PyTorch, the optimizer, the loop."""
 
+import csv
 import json
 import math
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from random_models import TINY, random_params
 
 import gpt2
 import train
+from utils import load_encoder_hparams_and_params
 
 RNG = np.random.default_rng(0)
 
@@ -156,6 +159,56 @@ def test_gradients_equal_those_of_autograd():
         assert np.linalg.norm(grad - expected) <= 1e-5 * np.linalg.norm(expected), name
 
 
+def test_dropout_gradient():
+    params = random_params(TINY, dtype=np.float64)
+    inputs, targets = batch(TINY)
+
+    def loss_and_grads():  # the same draws each time
+        return train.loss_and_grads(params, 3, inputs, targets, 0.3, np.random.default_rng(5))
+
+    _, grads = loss_and_grads()
+    without = train.loss_and_grads(params, 3, inputs, targets)[0]
+    assert abs(loss_and_grads()[0] - without) > 1e-3
+    check_gradient(lambda: loss_and_grads()[0], dict(train.named(params)), dict(train.named(grads)))
+
+
+def test_dropout_zeroes_its_part_and_keeps_the_mean():
+    x, mask = train.dropout_forward(np.ones((500, 400), np.float32), 0.4, np.random.default_rng(0))
+    assert x.dtype == mask.dtype == np.float32
+    assert abs((x == 0).mean() - 0.4) < 0.01 and abs(x.mean() - 1) < 0.01
+    assert len(np.unique(x)) == 2
+    same, mask = train.dropout_forward(x, 0.4, None)
+    assert same is x and mask is None
+
+
+def test_ten_steps_follow_pytorch():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    pytest.importorskip("transformers")
+    from references import transformers_gpt2
+
+    params = random_params(TINY, scale=0.1)
+    model = transformers_gpt2(params, TINY)
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "wpe" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim == 1 or "wpe" in name]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0}]
+    theirs = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.99), eps=1e-8)
+    ours, workers = train.AdamW(params), train.Workers(params, 3, n_ctx=9)
+    inputs, targets = batch(TINY, n_seq=6)
+    losses = []
+    for _ in range(10):
+        logits = model(torch.tensor(inputs)).logits.reshape(-1, TINY["n_vocab"])
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(targets).reshape(-1))
+        theirs.zero_grad()
+        expected.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        theirs.step()
+        loss, grads = workers.loss_and_grads(inputs, targets)
+        ours.step(params, grads, 1e-2)
+        losses.append(loss)
+        assert abs(loss - expected.item()) <= 1e-4
+    assert losses[-1] < losses[0] - 0.5
+
+
 # ---------------------------------------------------------------- the forward pass
 
 
@@ -177,10 +230,11 @@ def test_a_batch_in_pieces_gives_the_gradients_of_the_whole():
     params = random_params(TINY, dtype=np.float64)
     inputs, targets = batch(TINY, n_seq=7)  # pieces of 3, 3 and 1
     loss, grads = train.loss_and_grads(params, 3, inputs, targets)
-    workers = train.Workers(piece=3)
-    summed_loss, summed = workers.loss_and_grads(params, 3, inputs, targets)
+    workers = train.Workers(params, 3, n_ctx=9)
+    workers.piece = 3
+    summed_loss, summed = workers.loss_and_grads(inputs, targets)
     assert math.isclose(loss, summed_loss, rel_tol=1e-12)
-    assert math.isclose(loss, workers.loss(params, 3, inputs, targets), rel_tol=1e-12)
+    assert math.isclose(loss, workers.loss(inputs, targets), rel_tol=1e-12)
     for name, grad in train.named(grads):
         np.testing.assert_allclose(summed[name], grad, atol=1e-12)
 
@@ -245,7 +299,7 @@ def source_folder(tmp_path):
 
 
 def test_every_function_and_method_once_and_dedented(source_folder):
-    functions = train.python_functions(source_folder)
+    functions = train.read_documents(str(source_folder))
     assert [text.split("(")[0] for text in functions] == [
         "def first",
         "def method",
@@ -254,6 +308,40 @@ def test_every_function_and_method_once_and_dedented(source_folder):
     ]
     assert functions[0].startswith("def first(a,\n          b=1):\n    ")
     assert functions[1] == 'def method(self):\n    return "é"\n'
+
+
+def test_text_files_and_packages(source_folder, tmp_path):
+    (source_folder / "notes.txt").write_text("Zwölf", encoding="utf-8")
+    assert train.read_documents(str(source_folder))[-1] == "Zwölf"
+    assert train.read_documents(str(source_folder / "notes.txt")) == ["Zwölf"]
+    package = train.read_documents("hypothesis")
+    assert len(package) > 100 and all("def " in text for text in package)
+    assert len(train.read_documents()) > 10_000
+
+
+@pytest.mark.parametrize("content", [b"", b"caf\xe9"])
+def test_data_that_is_no_text(content, tmp_path):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError, match="--data"):
+        train.read_documents(str(tmp_path / "a.txt"))
+    with pytest.raises(ValueError, match="--data"):
+        train.read_documents(str(tmp_path))
+
+
+@pytest.mark.parametrize("n", [2, 10, 95])
+def test_split_by_document(n):
+    documents = [str(i) for i in range(n)]
+    kept, held_out = train.split(documents, np.random.default_rng(0))
+    assert sorted(kept + held_out) == sorted(documents)
+    assert len(held_out) == max(1, n // 10)
+    assert train.split(documents, np.random.default_rng(1))[1] != held_out or n == 2
+
+
+def test_a_single_document_is_cut():
+    assert train.split(["0123456789" * 10], np.random.default_rng(0)) == (
+        ["0123456789" * 9],
+        ["0123456789"],
+    )
 
 
 def test_learned_merges_are_the_most_frequent_pairs():
@@ -266,7 +354,7 @@ def test_learned_merges_are_the_most_frequent_pairs():
 
 
 def test_learned_merges_equal_those_of_a_recount_after_each_merge():
-    texts = train.python_functions()[:60]
+    texts = train.read_documents()[:60]
     encoder = train.learn_bpe(texts, 40)
     words = {}
     byte_level = train.learn_bpe(texts, 0)
@@ -354,13 +442,28 @@ def trained(many_functions, tmp_path_factory):
 
 
 def test_the_loss_falls(trained):
-    losses = [float(line.split("held-out ")[1].split()[0]) for line in trained[1].split("\n")[1:4]]
-    assert losses[0] > losses[-1]
+    with open(trained[0] / "log.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [20, 40, 60]
+    assert [int(row["tokens"]) for row in rows] == [20 * 64, 40 * 64, 60 * 64]
+    assert float(rows[0]["held_out_loss"]) > float(rows[-1]["held_out_loss"])
+    assert float(rows[0]["loss"]) > float(rows[-1]["loss"])
+    for row in rows:
+        assert f"held-out {float(row['held_out_loss']):.4f}" in trained[1]
+
+
+def test_the_curves_are_drawn(trained):
+    root = ElementTree.parse(trained[0] / "loss.svg").getroot()
+    lines = root.findall("{*}polyline")
+    assert len(lines) == 2
+    for line in lines:
+        points = [tuple(map(float, pair.split(","))) for pair in line.get("points").split()]
+        xs, ys = zip(*points, strict=True)
+        assert len(points) == 3 and list(xs) == sorted(xs)
+        assert list(ys) == sorted(ys) and min(ys) > 0 and max(ys) < 360  # down is larger
 
 
 def test_the_folder_runs_in_gpt2_and_in_transformers(trained):
-    from utils import load_encoder_hparams_and_params
-
     out, _ = trained
     encoder, hparams, params = load_encoder_hparams_and_params(out.name, str(out.parent))
     assert hparams["n_ctx"] == 16 and hparams["n_vocab"] == len(encoder.encoder) <= 277
@@ -396,6 +499,12 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bytes(trained, many_functio
         ["--steps=many"],
         ["--tokenizer=words"],
         ["--tokenizer=bpe:x"],
+        ["--preset=huge"],
+        ["--dropout=1"],
+        ["--minutes=-1"],
+        ["--grad_clip=0"],
+        ["--init_from=no_such_folder"],
+        ["--out=/dev/null/x"],
         ["--n_ctx=100000"],
         ["--data=no_such_folder"],
         ["--resume"],
@@ -416,6 +525,64 @@ def test_a_folder_with_something_in_it_is_not_written_over(trained, many_functio
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     run_train(f"--data={many_functions}", f"--out={out}", *SIZES, code=1)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_loss_that_is_no_number_ends_the_run(many_functions, tmp_path):
+    arguments = ["--steps=60", "--eval_every=1", "--learning_rate=1e30"]
+    error = run_train(
+        f"--data={many_functions}", f"--out={tmp_path / 'out'}", *SIZES, *arguments, code=1
+    )
+    assert "Traceback" not in error and "--learning_rate" in error.split("\n")[-2]
+
+
+def test_what_is_broken_is_not_saved(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained[0], tmp_path / "out")
+    with np.load(trained[0] / "training_state.npz") as arrays:
+        options = json.loads(str(arrays["run"]))["options"]
+    options |= {"out": str(tmp_path / "out"), "resume": True, "steps": 100, "eval_every": 1}
+    training = train.Training(**options)
+    before = {path.name: path.read_bytes() for path in training.out.iterdir()}
+    training.params["wte"][:] = np.nan
+    with pytest.raises(ValueError, match="step 60 is kept"):
+        training.run()
+    with pytest.raises(ValueError, match="step 60 is kept"):
+        training.evaluate(1.0)
+    assert {path.name: path.read_bytes() for path in training.out.iterdir()} == before
+
+
+def test_fine_tuning_starts_from_the_model_and_keeps_its_vocabulary(
+    trained, many_functions, tmp_path
+):
+    out = tmp_path / "tuned"
+    arguments = ["--steps=5", "--eval_every=1", "--n_ctx=8", "--batch_size=4"]
+    run_train(f"--data={many_functions}", f"--out={out}", f"--init_from={trained[0]}", *arguments)
+    with open(out / "log.csv", encoding="utf-8", newline="") as file:
+        first = float(next(csv.DictReader(file))["held_out_loss"])
+    assert first < 5  # log(277) = 5.6 is where a new model starts
+    assert (out / "vocab.json").read_bytes() == (trained[0] / "vocab.json").read_bytes()
+    _, hparams, _ = load_encoder_hparams_and_params(out.name, str(out.parent))
+    assert hparams["n_ctx"] == 16
+
+
+def test_the_vocabulary_of_another_model(trained, many_functions, tmp_path):
+    out = tmp_path / "other"
+    arguments = [*SIZES, f"--tokenizer={trained[0]}", "--steps=1"]
+    run_train(f"--data={many_functions}", f"--out={out}", *arguments)
+    assert (out / "vocab.json").read_bytes() == (trained[0] / "vocab.json").read_bytes()
+
+
+def test_other_options_cannot_resume_a_run(trained, many_functions):
+    arguments = [f"--data={many_functions}", f"--out={trained[0]}", *SIZES, "--steps=60"]
+    error = run_train(*arguments, "--resume", "--seed=3", code=1)
+    assert error.count("\n") == 1 and "--seed 0" in error
+
+
+def test_minutes_end_a_run(many_functions, tmp_path):
+    out = tmp_path / "short"
+    run_train(f"--data={many_functions}", f"--out={out}", *SIZES, "--minutes=0.02")
+    with open(out / "log.csv", encoding="utf-8", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert int(last["step"]) > 3 and float(last["minutes"]) >= 0.02
 
 
 def test_half_stores_float16(many_functions, tmp_path):
