@@ -823,7 +823,7 @@ PRESETS = {  # `python` is the bundled model's; `char_gpt` a public tutorial's, 
         "n_head": 16,
         "n_embd": 128,
         "n_ctx": 64,
-        "batch_size": 64,
+        "batch_size": 16,
         "dropout": 0.4,
     },
 }
