@@ -1,15 +1,12 @@
 """python gpt2.py as a user runs it: a process, its arguments, its streams and its exit status."""
 
-import fcntl
 import inspect
 import io
 import os
-import pty
 import signal
 import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +333,10 @@ def test_a_full_disk_is_one_line(models_dir):
 
 def on_a_terminal(models_dir, stdout):
     """What a terminal on standard error (and on standard output if `stdout` is None) shows."""
+    fcntl = pytest.importorskip("fcntl", reason="needs a POSIX terminal")
+    import pty
+    import termios
+
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # rows and columns
     arguments = command(models_dir, "abc", "--model_size=tiny", "--n_tokens_to_generate=30")
