@@ -291,13 +291,14 @@ def test_main_streams_and_returns_the_text(models_dir, capsys):
     assert text == expected_text(models_dir, "abc", 12)
 
 
-def popen(models_dir, *arguments, **options):
+def popen(models_dir, *arguments):
     arguments = [*arguments, "--model_size=tiny", "--stop_at_eot=False"]
     return subprocess.Popen(
         command(models_dir, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **options,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

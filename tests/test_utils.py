@@ -245,7 +245,9 @@ def test_an_empty_file_can_be_fetched(site, tmp_path):
 def test_a_killed_download_heals_at_the_next_run(site, tmp_path, how):
     site.faults[DATA] = [("stall", 500_000)]
     code = "import sys, utils; utils.download_gpt2_files('mini', sys.argv[1])"
-    process = python(code, tmp_path / "got")
+    # A shell's background job ignores Ctrl-C, and so would all that it starts.
+    undo = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = python(code, tmp_path / "got", **undo)
     part = tmp_path / "got" / f"{DATA}.part"
     try:
         wait_for(lambda: part.exists() and part.stat().st_size)
