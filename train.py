@@ -15,6 +15,7 @@ D = C / H, V n_vocab.
 
 import ast
 import csv
+import functools
 import json
 import math
 import os
@@ -182,6 +183,12 @@ def windows(data, starts, n_ctx):
     return data[at], data[at + 1]
 
 
+def spread_windows(data, n_ctx, n_windows=100):
+    """As `windows`, at equal distances over all of data: about `n_windows`, none overlapping"""
+    every = max(n_ctx, len(data) // n_windows)
+    return windows(data, range(0, len(data) - n_ctx, every), n_ctx)
+
+
 # ---------------------------------------------------------------- layers, forward and backward
 
 
@@ -195,69 +202,95 @@ def linear_forward(x, w, b):
 def linear_backward(dout, cache):
     """dout [N, n_out] -> dx [N, n_in] and the gradients of w and b"""
     x, w = cache
-    return dout @ w.T, {"w": x.T @ dout, "b": dout.sum(axis=0)}
+    return dout @ w.T, {"w": x.T @ dout, "b": column_sums(dout)}
+
+
+def column_sums(x):
+    """[N, n] -> [n]; as a product, since BLAS adds up faster than NumPy's sum"""
+    return np.ones(len(x), x.dtype) @ x
+
+
+def row_means(*factors):
+    """The mean of each row of the product of `factors`, each [N, n]: -> [N, 1]
+
+    einsum needs no array for the product, and adds up faster than NumPy's mean.
+    """
+    inputs = ",".join("ij" for _ in factors)
+    return np.einsum(f"{inputs}->i", *factors)[:, None] / factors[0].shape[1]
 
 
 def layer_norm_forward(x, g, b, eps=1e-5):
     """x [N, C] -> [N, C]"""
-    norm = x - x.mean(axis=-1, keepdims=True)
-    rstd = 1 / np.sqrt(np.mean(norm * norm, axis=-1, keepdims=True) + eps)  # [N, 1]
+    norm = x - row_means(x)
+    rstd = 1 / np.sqrt(row_means(norm, norm) + eps)  # [N, 1]
     norm *= rstd
-    return norm * g + b, (norm, rstd, g)
+    out = norm * g
+    out += b
+    return out, (norm, rstd, g)
 
 
 def layer_norm_backward(dout, cache):
     """dout [N, C] -> dx [N, C] and the gradients of g and b"""
     norm, rstd, g = cache
-    dnorm = dout * g
-    # What moves a row's mean or its length changes nothing after the norm: taken out of dnorm.
-    along_norm = np.mean(dnorm * norm, axis=-1, keepdims=True)
-    dx = (dnorm - dnorm.mean(axis=-1, keepdims=True) - norm * along_norm) * rstd
-    return dx, {"g": np.sum(dout * norm, axis=0), "b": dout.sum(axis=0)}
+    dx = dout * g
+    # What moves a row's mean or its length changes nothing after the norm: taken out of dx.
+    along_norm = row_means(dx, norm)
+    dx -= row_means(dx)
+    dx -= norm * along_norm
+    dx *= rstd
+    return dx, {"g": np.einsum("ij,ij->j", dout, norm), "b": column_sums(dout)}
 
 
 GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 def gelu_forward(x):
-    """x [N, n] -> [N, n]; in place on one new array, since these are the widest in the model"""
-    t = x * x
-    t *= GELU_SCALE * GELU_CUBIC
-    t += GELU_SCALE
-    t *= x
-    np.tanh(t, out=t)  # tanh(scale * (x + cubic * x^3))
-    out = t + 1
-    out *= x
-    out *= 0.5
-    return out, (x, t)
+    """x [N, n], changed in place -> [N, n], and the slope there, for which x is no longer needed
+
+    With u = scale * (x + cubic * x^3) and h = (1 + tanh(u)) / 2, gelu is x * h. Its slope is
+    h + x * dh/dx = h + x * 2 h (1 - h) * du/dx, where x * du/dx = 3 u - 2 scale * x.
+    """
+    slope = np.empty_like(x)
+    for i in range(0, len(x), 128):  # few enough rows for the processor's cache
+        rows = x[i : i + 128]
+        u = rows * rows
+        u *= GELU_SCALE * GELU_CUBIC
+        u += GELU_SCALE
+        u *= rows
+        h = np.tanh(u)
+        h += 1
+        h *= 0.5
+        u *= 6
+        u -= rows * (4 * GELU_SCALE)  # 2 x * du/dx
+        rows *= h
+        u *= 1 - h
+        u += 1
+        np.multiply(u, h, out=slope[i : i + 128])
+    return x, slope
 
 
-def gelu_backward(dout, cache):
-    """dx = dout * (1/2 (1 + t) + 1/2 x (1 - t^2) scale (1 + 3 cubic x^2))"""
-    x, t = cache
-    dx = x * x
-    dx *= 3 * GELU_SCALE * GELU_CUBIC
-    dx += GELU_SCALE
-    dx *= x
-    dx *= 1 - t * t
-    dx += t
-    dx += 1
-    dx *= 0.5
-    dx *= dout
-    return dx
+def gelu_backward(dout, slope):
+    return dout * slope
+
+
+def keep(shape, rate, rng):
+    """Booleans, False with probability `rate`, rounded to 1/256: a random byte decides each"""
+    n = math.prod(shape)
+    draws = rng.integers(0, 2**64, -(-n // 8), dtype=np.uint64)  # eight bytes at a time
+    return draws.view(np.uint8)[:n].reshape(shape) >= round(256 * rate)
+
+
+def kept_part(rate):
+    """The part of the numbers that `keep` keeps: 1 - rate, rounded to 1/256"""
+    return 1 - round(256 * rate) / 256
 
 
 def dropout_forward(x, rate, rng):
     """Zero each number of x with probability `rate`, scale the others up so that sums keep their
-    size: -> x itself, changed in place, and the mask (None without an rng: x as it is).
-
-    One random byte decides, so the rate is rounded to 1/256.
-    """
-    dropped = round(256 * rate)
-    if rng is None or dropped == 0:
+    size: -> x itself, changed in place, and the mask (None without an rng: x as it is)."""
+    if rng is None or rate == 0:
         return x, None
-    kept = rng.integers(0, 256, x.shape, dtype=np.uint8) >= dropped
-    mask = kept * np.float32(256 / (256 - dropped))
+    mask = keep(x.shape, rate, rng) * np.float32(1 / kept_part(rate))
     x *= mask
     return x, mask
 
@@ -266,36 +299,76 @@ def dropout_backward(dout, mask):
     return dout if mask is None else dout * mask
 
 
+def cache_blocks(scores):
+    """Slices of scores [B * H, T, T], each of about a megabyte: what a processor's cache holds"""
+    step = max(1, 2**18 // scores[0].size)
+    return [slice(i, i + step) for i in range(0, len(scores), step)]
+
+
 def attention_forward(qkv, n_head, n_ctx, dropout=0.0, rng=None):
-    """qkv [N, 3 C] -> [N, C]: every head of every sequence at once, causal"""
-    n_rows, n_embd = len(qkv), qkv.shape[1] // 3
-    # [N, 3 C] -> [B, T, 3, H, D] -> q, k, v, each [B, H, T, D]
-    q, k, v = qkv.reshape(-1, n_ctx, 3, n_head, n_embd // n_head).transpose(2, 0, 3, 1, 4)
-    p = q @ k.swapaxes(-1, -2)  # [B, H, T, T]
-    p *= 1 / math.sqrt(q.shape[-1])
-    p += np.triu(np.full((n_ctx, n_ctx), -1e10, p.dtype), k=1)  # no position sees a later one
-    p -= p.max(axis=-1, keepdims=True)
-    np.exp(p, out=p)
-    p /= p.sum(axis=-1, keepdims=True)
-    kept, mask = dropout_forward(p.copy() if dropout and rng else p, dropout, rng)
-    out = (kept @ v).swapaxes(1, 2).reshape(n_rows, n_embd)  # [B, H, T, D] -> [N, C]
-    return out, (q, k, v, p, kept, mask)
+    """qkv [N, 3 C] -> [N, C]: causal self-attention in every head of every sequence
+
+    Two things are other than in `gpt2.attention`, for speed. Scores stand keys first, [T_k, T_q]:
+    NumPy works down columns faster than along rows. And they are not divided by their sum: the
+    outputs are, which are fewer.
+    """
+    d_head = qkv.shape[1] // (3 * n_head)
+    # [N, 3 C] -> [B, T, 3, H, D] -> q, k, v, each [B * H, T, D] and in one piece
+    qkv = qkv.reshape(-1, n_ctx, 3, n_head, d_head).transpose(2, 0, 3, 1, 4)
+    q, k, v = np.ascontiguousarray(qkv).reshape(3, -1, n_ctx, d_head)
+    q *= 1 / math.sqrt(d_head)
+    q = np.ascontiguousarray(q.swapaxes(1, 2))  # [B * H, D, T]
+    later = np.tril(np.full((n_ctx, n_ctx), -1e10, k.dtype), -1)  # keys that come after the query
+    ones = np.ones((1, n_ctx), k.dtype)
+    e = np.empty((len(k), n_ctx, n_ctx), k.dtype)
+    kept = None if rng is None or dropout == 0 else np.empty(e.shape, bool)
+    out, total = np.empty_like(k), np.empty((len(k), n_ctx, 1), k.dtype)
+    blocks = cache_blocks(e)
+    scratch = np.empty_like(e[blocks[0]])
+    for i in blocks:
+        block = np.matmul(k[i], q[i], out=e[i])
+        block += later
+        block -= block.max(axis=1, keepdims=True)
+        np.exp(block, out=block)
+        np.matmul(ones, block, out=total[i].swapaxes(1, 2))  # the sum over the keys
+        if kept is not None:
+            kept[i] = keep(block.shape, dropout, rng)
+            block = np.multiply(block, kept[i], out=scratch[: len(block)])
+        np.matmul(block.swapaxes(1, 2), v[i], out=out[i])
+    scale = 1.0 if kept is None else 1 / kept_part(dropout)
+    out *= scale / total
+    out = out.reshape(-1, n_head, n_ctx, d_head)
+    return out.swapaxes(1, 2).reshape(-1, n_head * d_head), (q, k, v, e, total, kept, scale, out)
 
 
 def attention_backward(dout, cache):
     """dout [N, C] -> dqkv [N, 3 C]"""
-    q, k, v, p, kept, mask = cache
-    n_seq, n_head, n_ctx, d_head = q.shape
-    dout = dout.reshape(n_seq, n_ctx, n_head, d_head).swapaxes(1, 2)  # [B, H, T, D]
-    dqkv = np.empty((n_seq, n_ctx, 3, n_head, d_head), dout.dtype)
-    dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)  # three views, filled below
-    dv[...] = kept.swapaxes(-1, -2) @ dout
-    dp = dropout_backward(dout @ v.swapaxes(-1, -2), mask)  # [B, H, T, T]
-    dp -= np.einsum("bhij,bhij->bhi", dp, p)[..., None]  # softmax backward: the rows of p sum to 1
-    dp *= p
-    dp *= 1 / math.sqrt(d_head)
-    dq[...] = dp @ k
-    dk[...] = dp.swapaxes(-1, -2) @ q
+    q, k, v, e, total, kept, scale, out = cache
+    n_seq, n_head, n_ctx, d_head = out.shape
+    dout = dout.reshape(n_seq, n_ctx, n_head, d_head).swapaxes(1, 2)
+    dout = dout.reshape(-1, n_ctx, d_head) / total
+    # A query's weights sum to 1: what would raise them all alike changes nothing. [B * H, 1, T]
+    alike = np.einsum("ntd,ntd->nt", dout, out.reshape(dout.shape))[:, None]
+    dout *= scale
+    dout_t, q_t = np.ascontiguousarray(dout.swapaxes(1, 2)), q.swapaxes(1, 2)
+    dqkv = np.empty((3, *dout.shape), dout.dtype)
+    dq, dk, dv = dqkv
+    blocks = cache_blocks(e)
+    scratch = np.empty_like(e[blocks[0]])
+    for i in blocks:
+        block = scratch[: len(e[i])]
+        weights = e[i] if kept is None else np.multiply(e[i], kept[i], out=block)
+        np.matmul(weights, dout[i], out=dv[i])
+        dscores = np.matmul(v[i], dout_t[i], out=block)  # [.., T_k, T_q]
+        if kept is not None:
+            dscores *= kept[i]
+        dscores -= alike[i]
+        dscores *= e[i]
+        np.matmul(dscores.swapaxes(1, 2), k[i], out=dq[i])
+        np.matmul(dscores, q_t[i], out=dk[i])
+    dq *= 1 / math.sqrt(d_head)
+    # [3, B, H, T, D] -> [B, T, 3, H, D]
+    dqkv = dqkv.reshape(3, n_seq, n_head, n_ctx, d_head).transpose(1, 3, 0, 2, 4)
     return dqkv.reshape(n_seq * n_ctx, -1)
 
 
@@ -318,17 +391,21 @@ def embedding_backward(dx, cache):
     return dwte, dwpe
 
 
-def cross_entropy(logits, targets):
-    """Logits [N, V], targets [N] -> mean loss in nats, and the gradient of it [N, V]"""
+def cross_entropy(logits, targets, n_targets=None):
+    """Logits [N, V], targets [N] -> mean loss in nats, and the gradient of it [N, V]
+
+    Where these are a piece of a batch of `n_targets`, it is the piece's part of the batch's mean.
+    """
+    n_targets = n_targets or len(targets)
     rows = np.arange(len(targets))
     p = logits - logits.max(axis=-1, keepdims=True)
     picked = p[rows, targets]
     np.exp(p, out=p)
     total = p.sum(axis=-1, keepdims=True)
-    loss = np.mean(np.log(total[:, 0]) - picked)
+    loss = np.sum(np.log(total[:, 0]) - picked) / n_targets
     p /= total
     p[rows, targets] -= 1
-    p /= len(targets)
+    p /= n_targets
     return float(loss), p
 
 
@@ -398,10 +475,10 @@ def backward(dlogits, cache):
     return {"wte": dwte, "wpe": dwpe, "blocks": dblocks[::-1], "ln_f": dln_f}
 
 
-def loss_and_grads(params, n_head, inputs, targets, dropout=0.0, rng=None):
+def loss_and_grads(params, n_head, inputs, targets, dropout=0.0, rng=None, n_targets=None):
     """Inputs and targets [B, T] -> the mean loss in nats per token, and all its gradients"""
     logits, cache = forward(params, n_head, inputs, dropout, rng)
-    loss, dlogits = cross_entropy(logits, targets.ravel())
+    loss, dlogits = cross_entropy(logits, targets.ravel(), n_targets)
     return loss, backward(dlogits, cache)
 
 
@@ -443,33 +520,37 @@ class Workers:
 
     def loss_and_grads(self, inputs, targets, seed=()):
         """Inputs and targets [B, T] -> the mean loss, {name: gradient}; `seed` is of the dropout"""
+        pieces = list(enumerate(self.pieces(inputs, targets)))
 
-        def work(i, piece):
-            rng = np.random.default_rng([*seed, i]) if self.dropout else None
-            return loss_and_grads(self.params, self.n_head, *piece, self.dropout, rng)
+        def work(first):  # one thread's pieces
+            total_loss, total = 0.0, None
+            for i, piece in pieces[first :: self.cores]:
+                rng = np.random.default_rng([*seed, i]) if self.dropout else None
+                options = self.dropout, rng, targets.size
+                loss, grads = loss_and_grads(self.params, self.n_head, *piece, *options)
+                total_loss, total = total_loss + loss, add_up(total, dict(named(grads)))
+            return total_loss, total
 
-        mean_loss, total = 0.0, None
-        pieces = self.pieces(inputs, targets)
-        done = self.pool.map(work, range(len(pieces)), pieces)
-        for (x, _), (loss, grads) in zip(pieces, done, strict=True):
-            share = len(x) / len(inputs)
-            mean_loss += share * loss
-            if total is None:
-                total = {name: share * grad for name, grad in named(grads)}
-                continue
-            for name, grad in named(grads):
-                grad *= share
-                total[name] += grad
-        return mean_loss, total
+        losses, grads = zip(*self.pool.map(work, range(self.cores)), strict=True)
+        return sum(losses), functools.reduce(add_up, grads)
 
     def loss(self, inputs, targets):
         """Inputs and targets [B, T] -> the mean loss, without dropout"""
 
         def work(piece):
             logits, _ = forward(self.params, self.n_head, piece[0])
-            return cross_entropy(logits, piece[1].ravel())[0] * len(piece[0])
+            return cross_entropy(logits, piece[1].ravel(), targets.size)[0]
 
-        return sum(self.pool.map(work, self.pieces(inputs, targets))) / len(inputs)
+        return sum(self.pool.map(work, self.pieces(inputs, targets)))
+
+
+def add_up(total, grads):
+    """`grads` added to `total` in place, both {name: array}, or the one of them that is there"""
+    if total is None or grads is None:
+        return total or grads
+    for name, grad in grads.items():
+        total[name] += grad
+    return total
 
 
 def init_params(hparams, rng):
@@ -610,8 +691,7 @@ class Training:
             )
         n_bytes = sum(len(text.encode("utf-8")) + 1 for text in test)  # 1: the end mark
         self.bits_per_nat = len(self.test_ids) / n_bytes / math.log(2)  # bits per byte, that is
-        every = max(n_ctx, len(self.test_ids) // 100)  # about 100 windows
-        self.test_batch = windows(self.test_ids, range(0, len(self.test_ids) - n_ctx, every), n_ctx)
+        self.test_batch = spread_windows(self.test_ids, n_ctx)
 
     def make_model(self):
         """New parameters, or those of --init_from, as float32 arrays that may be written to."""
@@ -828,13 +908,13 @@ PRESETS = {  # `python` is the bundled model's; `char_gpt` a public tutorial's, 
     },
 }
 DEFAULTS = {
-    "tokenizer": "bpe:1024",
+    "tokenizer": "bpe:2048",
     "n_layer": 6,
     "n_head": 6,
     "n_embd": 192,
     "n_ctx": 256,
     "batch_size": 16,
-    "dropout": 0.0,
+    "dropout": 0.1,
 }
 
 
@@ -875,7 +955,7 @@ def main(
     --preset NAME         python: the sizes below; char_gpt: a small tutorial's, 128 wide, 16 heads,
                           12 layers, 64 positions, characters, dropout 0.4
     --tokenizer NAME      char: bytes, no merges; bpe:N: N merges learned from the training text;
-                          or a model folder, for its vocabulary (bpe:1024)
+                          or a model folder, for its vocabulary (bpe:2048)
     --init_from FOLDER    start from this model, with its sizes and vocabulary: fine-tuning
     --n_layer N           blocks (6)
     --n_head N            attention heads, a divisor of n_embd (6)
@@ -887,7 +967,7 @@ def main(
     --learning_rate X     its peak, after a warm-up; then half a cosine down to a tenth (0.002)
     --weight_decay X      of matrices and token embeddings (0.1)
     --grad_clip X         gradients longer than this, all together, are scaled down to it (1)
-    --dropout X           part of the numbers zeroed while training (0)
+    --dropout X           part of the numbers zeroed while training (0.1)
     --seed N              of the split, the first weights, the batches and the dropout (0)
     --eval_every N        steps from one evaluation to the next (250)
     --half                store the weights as float16, in half the bytes

@@ -43,13 +43,11 @@ def numpy_stepper(dropout):
     return step
 
 
-def torch_stepper(dropout, fused):
-    """-> a function that does one step of a PyTorch GPT on a batch of ids [B, T + 1]"""
+def torch_gpt(dropout, fused):
+    """A GPT in PyTorch with PyTorch's own initialisation: -> an nn.Module, ids [B, T] -> logits"""
     import torch
     from torch import nn
     from torch.nn import functional
-
-    torch.manual_seed(0)
 
     class Head(nn.Module):
         def __init__(self):
@@ -58,13 +56,13 @@ def torch_stepper(dropout, fused):
             self.query, self.key, self.value = (
                 nn.Linear(N_EMBD, size, bias=False) for _ in range(3)
             )
-            self.register_buffer("mask", torch.tril(torch.ones(N_CTX, N_CTX)) == 0)
+            self.register_buffer("seen", torch.tril(torch.ones(N_CTX, N_CTX)))
             self.dropout = nn.Dropout(dropout)
 
         def forward(self, x):
             q, k, v = self.query(x), self.key(x), self.value(x)
             scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-            scores = scores.masked_fill(self.mask, float("-inf"))
+            scores = scores.masked_fill(self.seen == 0, float("-inf"))
             return self.dropout(scores.softmax(-1)) @ v
 
     class OneModulePerHead(nn.Module):
@@ -94,7 +92,7 @@ def torch_stepper(dropout, fused):
             proj = nn.Linear(N_EMBD, N_EMBD)
             self.attn = nn.Sequential(attention, proj, nn.Dropout(dropout))
             wide, narrow = nn.Linear(N_EMBD, 4 * N_EMBD), nn.Linear(4 * N_EMBD, N_EMBD)
-            self.mlp = nn.Sequential(wide, nn.GELU("tanh"), narrow, nn.Dropout(dropout))
+            self.mlp = nn.Sequential(wide, nn.GELU(), narrow, nn.Dropout(dropout))
 
         def forward(self, x):
             x = x + self.attn(self.ln_1(x))
@@ -106,19 +104,27 @@ def torch_stepper(dropout, fused):
             self.wte, self.wpe = nn.Embedding(N_VOCAB, N_EMBD), nn.Embedding(N_CTX, N_EMBD)
             self.blocks = nn.Sequential(*(Block() for _ in range(N_LAYER)))
             self.ln_f = nn.LayerNorm(N_EMBD)
-            self.head = nn.Linear(N_EMBD, N_VOCAB, bias=False)
+            self.head = nn.Linear(N_EMBD, N_VOCAB)
 
         def forward(self, ids):
             x = self.wte(ids) + self.wpe(torch.arange(N_CTX))
             return self.head(self.ln_f(self.blocks(x)))
 
-    model = GPT()
+    return GPT()
+
+
+def torch_stepper(dropout, fused):
+    """-> a function that does one step of a PyTorch GPT on a batch of ids [B, T + 1]"""
+    import torch
+
+    torch.manual_seed(0)
+    model = torch_gpt(dropout, fused)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step(ids):
         ids = torch.from_numpy(ids)
         logits = model(ids[:, :-1]).reshape(-1, N_VOCAB)
-        loss = functional.cross_entropy(logits, ids[:, 1:].reshape(-1))
+        loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:].reshape(-1))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
