@@ -9,6 +9,8 @@ import math
 import os
 import sys
 
+import numpy as np
+
 
 def check(name, value, kind, low, high=math.inf):
     """Raise ValueError unless an option's value is a number of that kind, from low to high."""
@@ -63,6 +65,74 @@ def fire_arguments(argv, defaults):
     if len(prompts) > ("prompt" in defaults):
         raise ValueError(f"unexpected argument {prompts[-1]!r}: put quotes around a text")
     return arguments
+
+
+def load_model(model_size, models_dir):
+    """(encoder, hparams, params) of that name, by default 124M, or offline the bundled one."""
+    from utils import load_encoder_hparams_and_params
+
+    if model_size is not None:
+        return load_encoder_hparams_and_params(model_size, models_dir)
+    try:
+        return load_encoder_hparams_and_params("124M", models_dir)
+    except (ConnectionError, ImportError) as error:  # no network, or no TensorFlow to convert it
+        notice = "using the small bundled model, which only knows Python. For GPT-2 124M mend this"
+        print(f"gpt2.py: {error}; {notice}, or set GPT2_BASE_URL to a mirror", file=sys.stderr)
+        bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
+        return load_encoder_hparams_and_params("python", bundled)
+
+
+def cores():
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def use_threads(n=None):
+    """Let matrix products run on `n` threads, at most one for each core the process may use."""
+    if n is None:  # BLAS's own default
+        return
+    from threadpoolctl import threadpool_limits
+
+    check("threads", n, int, 1)
+    threadpool_limits(min(n, cores()), "blas")
+
+
+def complete(prompt, encoder, hparams, params, n_tokens_to_generate, seeds, **options):
+    """The texts that follow prompt (str), one for each of `seeds`: iterators of their pieces.
+
+    A piece is whole characters. A single text comes as it is made; several are made side by side
+    first. An empty prompt starts from `<|endoftext|>`. `options` go to `gpt2.generate`.
+    """
+    import gpt2
+
+    ids, n_ctx = encoder.encode(prompt) or [encoder.eot], hparams["n_ctx"]
+    if None in ids:
+        raise ValueError("an empty prompt starts from <|endoftext|>, which this vocabulary lacks")
+    if len(ids) > n_ctx:
+        print(f"gpt2.py: of {len(ids)} prompt tokens the last {n_ctx} are read", file=sys.stderr)
+    n_head, rngs = hparams["n_head"], [np.random.default_rng(seed) for seed in seeds]
+    if len(seeds) == 1:
+        options |= {"rng": rngs[0]}
+        new_ids = gpt2.generate_stream(ids, params, n_head, n_tokens_to_generate, **options)
+        return [encoder.decode_stream(with_bar(new_ids, n_tokens_to_generate))]
+    from fewer_passes import side_by_side
+
+    del options["lookup"]
+    windows = [gpt2.Window(ids, params, n_head) for _ in seeds]
+    new_ids = side_by_side(windows, n_tokens_to_generate, rngs=rngs, **options)
+    texts = [[] for _ in seeds]
+    for i, new_id in with_bar(new_ids, n_tokens_to_generate * len(seeds)):
+        texts[i].append(new_id)
+    return [encoder.decode_stream(text) for text in texts]
+
+
+def with_bar(new_ids, n_tokens):
+    """`new_ids` with a progress bar, unless the text goes to the terminal: it would cut through."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        return new_ids
+    from tqdm import tqdm
+
+    return tqdm(new_ids, "generating", n_tokens, unit="token")
 
 
 def run(function):

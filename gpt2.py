@@ -9,7 +9,6 @@ NumPy 2 such as `np.sqrt(2 / np.pi)` would turn float32 arrays into float64.
 """
 
 import math
-import os
 import sys
 
 import numpy as np
@@ -39,8 +38,9 @@ def softmax(x):
 
 def layer_norm(x, g, b, eps=1e-5):
     """Each row scaled to mean 0 and variance 1, then gain `g` and bias `b` (Ba et al., 2016)."""
-    x = x - x.mean(axis=-1, keepdims=True)
-    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * g + b
+    n = x.shape[-1]  # a sum divided by n is a mean, for which np.mean takes twice as long
+    x = x - x.sum(axis=-1, keepdims=True) / n
+    return x / np.sqrt((x * x).sum(axis=-1, keepdims=True) / n + eps) * g + b
 
 
 def linear(x, w, b):
@@ -98,11 +98,13 @@ def mha(x, c_attn, c_proj, n_head, cache=None):
         k, v = cache.extend(k, v)  # [n_head, n_q, d_head] -> [n_head, n_k, d_head]
     n_k = k.shape[1]
     # No query sees a later key; the last query is the last key, also where n_k > n_q (a cache).
-    mask = np.triu(np.full((n_q, n_k), -1e10, x.dtype), n_k - n_q + 1)
+    mask = np.zeros((n_q, n_k), x.dtype)
+    if n_q > 1:
+        mask = np.triu(mask - 1e10, n_k - n_q + 1)
     out = np.empty_like(q)
-    # One query takes all heads at once. Many go head by head and 128 at a time, so that the scores
+    # A few queries take all heads at once. Many go head by head and 128 at a time, so that scores
     # stay in the processor's cache and most of those that the mask hides are never computed.
-    for head in [slice(None)] if n_q == 1 else range(n_head):
+    for head in [slice(None)] if n_q <= 32 else range(n_head):
         for i in range(0, n_q, 128):
             j = n_k - n_q + i + 128  # keys from here on are later than these queries
             q_block, mask_block = q[head, i : i + 128], mask[i : i + 128, :j]
@@ -120,11 +122,11 @@ def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None):
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
-def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, caches=None):
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, caches=None, n_last=1):
     """Logits of the token after each input: `n_seq` ids -> [n_seq, n_vocab], dtype of `wte`.
 
     With `caches` (one `KVCache` per block) the inputs take the positions after those cached, and
-    only the last one's logits are computed: -> [1, n_vocab].
+    only the logits after the last `n_last` inputs are computed: -> [n_last, n_vocab].
     Raises ValueError for no inputs, and for more positions than the model's window has.
     """
     start = caches[0].n_seq if caches else 0
@@ -137,7 +139,7 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, caches=None):
     for block, cache in zip(blocks, caches or [None] * len(blocks), strict=True):
         x = transformer_block(x, **block, n_head=n_head, cache=cache)
     if caches:
-        x = x[-1:]
+        x = x[-n_last:]
     return layer_norm(x, **ln_f) @ wte.T  # [n_seq, n_embd] -> [n_seq, n_vocab]
 
 
@@ -167,68 +169,59 @@ def sample(logits, temperature=0.0, top_k=0, top_p=1.0, rng=None):
     return int(ids[np.searchsorted(cumulative, rng.random() * cumulative[-1])])
 
 
-def generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **sampling):
+class Window:
+    """A text as the model sees it: its last `n_ctx` ids, and the caches of all but the newest."""
+
+    def __init__(self, ids, params, n_head):
+        self.params, self.n_head, self.n_ctx = params, n_head, len(params["wpe"])
+        self.ids, self.caches = list(ids)[-self.n_ctx :], None
+
+    def make_room(self):
+        """Drop the oldest half if the window is full; return the ids that are not in the caches."""
+        if len(self.ids) > self.n_ctx:
+            self.ids, self.caches = self.ids[(self.n_ctx + 1) // 2 :], None
+        if self.caches is None:  # positions are absolute: what is left needs new keys and values
+            wpe = self.params["wpe"]
+            shape = self.n_head, self.n_ctx, wpe.shape[1] // self.n_head
+            self.caches = [KVCache(*shape, wpe.dtype) for _ in self.params["blocks"]]
+        return self.ids[self.caches[0].n_seq :]
+
+    def logits(self, guess=()):
+        """Logits of the id that comes next, and after each id of `guess`: [1 + n, n_vocab]."""
+        new, n_last = [*self.make_room(), *guess], 1 + len(guess)
+        return gpt2(new, **self.params, n_head=self.n_head, caches=self.caches, n_last=n_last)
+
+    def forget(self, n_seq):
+        """Leave only the first `n_seq` positions in the caches."""
+        for cache in self.caches:
+            cache.n_seq = n_seq
+
+
+def generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **options):
     """Yield the ids of `generate` as they are made."""
-    n_ctx, n_embd = params["wpe"].shape
-    window = list(inputs)[-n_ctx:]
-    caches, new = None, window
-    for _ in range(n_tokens_to_generate):
-        if len(window) > n_ctx:
-            # Drop the oldest half. Positions are absolute: the rest needs new keys and values.
-            window = new = window[(n_ctx + 1) // 2 :]
-            caches = None
-        if caches is None:
-            shape = n_head, n_ctx, n_embd // n_head
-            caches = [KVCache(*shape, params["wpe"].dtype) for _ in params["blocks"]]
-        logits = gpt2(new, **params, n_head=n_head, caches=caches)[-1]
-        new = [sample(logits, **sampling)]
-        if new[0] == stop_id:
+    window = Window(inputs, params, n_head)
+    if options.pop("lookup", True) and not options.get("temperature"):
+        from fewer_passes import greedy_stream  # the same ids, sooner where the text repeats
+
+        new_ids = greedy_stream(window, n_tokens_to_generate)
+    else:  # each is computed when the loop asks for it
+        new_ids = (sample(window.logits()[-1], **options) for _ in range(n_tokens_to_generate))
+    for new_id in new_ids:
+        if new_id == stop_id:
             return
-        yield new[0]
-        window = window + new
+        window.ids.append(new_id)
+        yield new_id
 
 
-def generate(inputs, params, n_head, n_tokens_to_generate, stop_id=None, **sampling):
+def generate(inputs, params, n_head, n_tokens_to_generate, **options):
     """The ids that the model writes after `inputs` (ids, left as they are): list of new ids only.
 
     One pass over the inputs, then one position a step. Inputs longer than the window are cut to
-    their end; when the window is full its oldest half is dropped. Ends before `stop_id` if that
-    is chosen. `sampling` goes to `sample` (default: greedy). Raises ValueError for empty inputs.
+    their end; when the window is full its oldest half is dropped. Options: `stop_id` ends the text
+    when it is chosen; `lookup=False` does without guesses; the rest goes to `sample` (default:
+    greedy). Raises ValueError for empty inputs.
     """
-    return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id, **sampling))
-
-
-def load(model_size, models_dir):
-    """The model of that name, by default 124M, or offline the bundled one: see `utils`."""
-    from utils import load_encoder_hparams_and_params
-
-    if model_size is not None:
-        return load_encoder_hparams_and_params(model_size, models_dir)
-    try:
-        return load_encoder_hparams_and_params("124M", models_dir)
-    except (ConnectionError, ImportError) as error:  # no network, or no TensorFlow to convert it
-        notice = "using the small bundled model, which only knows Python. For GPT-2 124M mend this"
-        print(f"gpt2.py: {error}; {notice}, or set GPT2_BASE_URL to a mirror", file=sys.stderr)
-        bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
-        return load_encoder_hparams_and_params("python", bundled)
-
-
-def complete(prompt, encoder, hparams, params, n_tokens_to_generate, **options):
-    """Yield the text that follows prompt (str), whole characters at a time, as it is made.
-
-    An empty prompt starts from `<|endoftext|>`. `options` go to `generate`.
-    """
-    ids, n_ctx = encoder.encode(prompt) or [encoder.eot], hparams["n_ctx"]
-    if None in ids:
-        raise ValueError("an empty prompt starts from <|endoftext|>, which this vocabulary lacks")
-    if len(ids) > n_ctx:
-        print(f"gpt2.py: of {len(ids)} prompt tokens the last {n_ctx} are read", file=sys.stderr)
-    new_ids = generate_stream(ids, params, hparams["n_head"], n_tokens_to_generate, **options)
-    if sys.stderr.isatty() and not sys.stdout.isatty():  # a bar would cut through the text
-        from tqdm import tqdm
-
-        new_ids = tqdm(new_ids, "generating", n_tokens_to_generate, unit="token")
-    yield from encoder.decode_stream(new_ids)
+    return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, **options))
 
 
 def main(
@@ -243,6 +236,8 @@ def main(
     n_samples=1,
     stop_at_eot=True,
     interactive=False,
+    lookup=True,
+    threads: int | None = None,
 ):
     """Continue a text with GPT-2, in plain NumPy.
 
@@ -265,8 +260,11 @@ def main(
     --n_samples N             how many continuations to write (1)
     --stop_at_eot BOOL        end where the model ends its text (True)
     --interactive             ask for prompts, one a line, until the input ends
+    --lookup BOOL             at temperature 0: guess from what the text repeats; the same text,
+                              sooner (True)
+    --threads N               processor cores to use, at most (all that the process may use)
     """
-    from command_line import ask, check
+    from command_line import ask, check, complete, load_model, use_threads
 
     check("n_tokens_to_generate", n_tokens_to_generate, int, 0)
     check("temperature", temperature, float, 0)
@@ -274,19 +272,20 @@ def main(
     check("top_p", top_p, float, 0, 1)
     check("seed", seed or 0, int, 0)
     check("n_samples", n_samples, int, 1)
+    use_threads(threads)
     if (prompt is None) != bool(interactive):
         raise ValueError('give one prompt in quotes, or --interactive: python gpt2.py "def "')
-    model = load(model_size, models_dir)
+    model = load_model(model_size, models_dir)
     prompts = iter(ask, None) if interactive else [sys.stdin.read() if prompt == "-" else prompt]
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    options["stop_id"] = model[0].eot if stop_at_eot else None
+    options |= {"stop_id": model[0].eot if stop_at_eot else None, "lookup": lookup}
     texts = []
     for text in prompts:
-        for i in range(n_samples):
+        seeds = [None if seed is None else seed + i for i in range(n_samples)]
+        for pieces in complete(text, *model, n_tokens_to_generate, seeds, **options):
             texts.append("")
-            rng = np.random.default_rng(None if seed is None else seed + i)
             try:
-                for piece in complete(text, *model, n_tokens_to_generate, rng=rng, **options):
+                for piece in pieces:
                     texts[-1] += piece
                     print(piece, end="", flush=True)
             finally:
@@ -297,4 +296,5 @@ def main(
 if __name__ == "__main__":
     from command_line import run
 
+    sys.modules["gpt2"] = sys.modules["__main__"]  # what imports it need not load it again
     run(main)

@@ -35,7 +35,7 @@ import regex
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from command_line import check, run
+from command_line import check, cores, run
 from encoder import ENDOFTEXT, SPLIT, Encoder, byte_level_vocab, get_encoder
 from gpt2 import generate
 from utils import load_encoder_hparams_and_params, save_model_folder
@@ -509,8 +509,7 @@ class Workers:
     def __init__(self, params, n_head, n_ctx, dropout=0.0):
         self.params, self.n_head, self.dropout = params, n_head, dropout
         self.piece = max(1, 1024 // n_ctx)  # sequences
-        has_affinity = hasattr(os, "sched_getaffinity")
-        self.cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+        self.cores = cores()
         self.pool = ThreadPoolExecutor(self.cores)
 
     def pieces(self, inputs, targets):

@@ -52,7 +52,7 @@ def run_gpt2(models_dir, *arguments, stdin="", code=0, **options):
 
 
 def expected_text(models_dir, prompt, n=40, **options):
-    encoder, hparams, params = gpt2.load("tiny", str(models_dir))
+    encoder, hparams, params = command_line.load_model("tiny", str(models_dir))
     ids = encoder.encode(prompt) or [encoder.eot]
     options.setdefault("stop_id", encoder.eot)
     return encoder.decode(gpt2.generate(ids, params, hparams["n_head"], n, **options))
@@ -265,21 +265,21 @@ def test_without_network_and_model_size_the_bundled_model_answers(tmp_path):
 
 def test_without_tensorflow_and_model_size_the_bundled_model_answers(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    encoder, hparams, _ = gpt2.load(None, "no_such_folder")
+    encoder, hparams, _ = command_line.load_model(None, "no_such_folder")
     assert hparams["n_vocab"] == len(encoder.encoder) < 50257
     assert "tensorflow" in capsys.readouterr().err
     with pytest.raises(ImportError):
-        gpt2.load("124M", "no_such_folder")
+        command_line.load_model("124M", "no_such_folder")
 
 
 # ---------------------------------------------------------------- the streams
 
 
 def test_whole_characters_only(models_dir, monkeypatch):
-    model = gpt2.load("tiny", str(models_dir))
+    model = command_line.load_model("tiny", str(models_dir))
     ids = model[0].encode("é🙂a🏳️‍🌈") + model[0].encode("🙂")[:3]  # the last one is cut short
     monkeypatch.setattr(gpt2, "generate_stream", lambda *args, **options: iter(ids))
-    pieces = list(gpt2.complete("", *model, len(ids)))
+    pieces = list(command_line.complete("", *model, len(ids), [None])[0])
     assert pieces[:3] == ["é", "🙂", "a"]
     assert "\ufffd" not in "".join(pieces[:-1]) and pieces[-1].startswith("\ufffd")
     assert "".join(pieces) == model[0].decode(ids)

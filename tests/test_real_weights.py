@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gpt2
+from command_line import complete
 from utils import load_encoder_hparams_and_params
 
 MODELS_DIR = Path(gpt2.__file__).parent / "models"
@@ -49,7 +50,7 @@ def test_greedy_ids(model, inputs, continuation, source):
 def test_the_text_of_the_public_tutorial(model):
     # jaymody/picoGPT README
     prompt = "Alan Turing theorized that computers would one day become"
-    assert "".join(gpt2.complete(prompt, *model, 40)) == (
+    assert "".join(complete(prompt, *model, 40, [None])[0]) == (
         " the most powerful machines on the planet.\n\nThe computer is a machine that can perform "
         "complex calculations, and it can perform these calculations in a way that is very "
         "similar to the human brain."

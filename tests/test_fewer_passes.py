@@ -1,0 +1,157 @@
+"""fewer_passes.py: the ids of plain decoding, always, and fewer passes where the text repeats."""
+
+import inspect
+import json
+import statistics
+
+import numpy as np
+import pytest
+from random_models import random_params
+
+import fewer_passes
+import gpt2
+from utils import load_encoder_hparams_and_params
+
+SIZES = {"n_vocab": 40, "n_ctx": 32, "n_embd": 24, "n_head": 3, "n_layer": 2}
+
+
+def prompts(n_prompts, n_vocab, longest, seed):
+    """Random prompts, every other one of which repeats itself."""
+    rng = np.random.default_rng(seed)
+    for i in range(n_prompts):
+        ids = rng.integers(0, n_vocab, rng.integers(1, longest + 1)).tolist()
+        yield ids * 3 if i % 2 else ids
+
+
+# With a scale of 0.02 all logits are nearly equal, with 0.5 the texts soon run in circles.
+@pytest.mark.parametrize("scale", [0.02, 0.1, 0.2, 0.5])
+def test_random_models_write_the_same_ids(scale):
+    params = random_params(SIZES, scale=scale)
+    for i, inputs in enumerate(prompts(230, 40, 20, seed=1)):
+        n_tokens = 1 + (7 * i) % 90  # past the window of 32, too
+        plain = gpt2.generate(inputs, params, 3, n_tokens, lookup=False)
+        assert gpt2.generate(inputs, params, 3, n_tokens) == plain
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load_encoder_hparams_and_params("python", "models")
+
+
+def code_prompts(encoder, n_prompts):
+    """The beginnings of functions of the standard library, of many lengths: lists of ids."""
+    functions = [
+        inspect.getsource(function)
+        for module in (json, statistics, inspect)
+        for _, function in sorted(inspect.getmembers(module, inspect.isfunction))
+    ]
+    for i in range(n_prompts):
+        ids = encoder.encode(functions[i % len(functions)])
+        yield ids[: 1 + (13 * i) % 250]
+
+
+def test_the_bundled_model_writes_the_same_ids(bundled):
+    encoder, hparams, params = bundled
+    for inputs in code_prompts(encoder, 100):
+        plain = gpt2.generate(inputs, params, hparams["n_head"], 60, lookup=False)
+        assert gpt2.generate(inputs, params, hparams["n_head"], 60) == plain
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """A list that grows by the number of inputs of each call of `gpt2.gpt2`."""
+    calls, plain = [], gpt2.gpt2
+
+    def counted(inputs, *args, **kwargs):
+        calls.append(len(inputs))
+        return plain(inputs, *args, **kwargs)
+
+    monkeypatch.setattr(gpt2, "gpt2", counted)
+    return calls
+
+
+def test_text_that_repeats_takes_fewer_passes(passes):
+    params = random_params({**SIZES, "n_ctx": 300})  # this one soon writes nothing but 32
+    new_ids = gpt2.generate([1, 2, 3], params, 3, 80)
+    assert new_ids[-40:] == [32] * 40
+    assert len(passes) < 80 / 2.5
+
+
+def test_text_that_does_not_repeat_costs_next_to_nothing(passes):
+    params = random_params({**SIZES, "n_vocab": 5000, "n_ctx": 300})
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 60, 200).tolist()  # pairs recur by chance, triples hardly do
+    gpt2.generate(inputs, params, 3, 60)
+    assert len(passes) <= 60 and sum(passes) - len(inputs) < 80
+
+
+def test_stop_id_ends_the_text_in_the_middle_of_a_guess():
+    params = random_params(SIZES, scale=0.5)
+    inputs = [1, 2, 3] * 5
+    plain = gpt2.generate(inputs, params, 3, 30, lookup=False)
+    for stop_id in sorted(set(plain)):
+        until = plain[: plain.index(stop_id)]
+        assert gpt2.generate(inputs, params, 3, 30, stop_id=stop_id) == until
+
+
+def test_guesses_are_what_followed_and_go_round():
+    guesses = fewer_passes.Guesses([9, 1, 2, 3, 4, 1, 2, 3])
+    assert guesses.next(room=3) == [4, 1, 2]
+    assert guesses.next(room=7) == [4, 1, 2, 3, 4, 1, 2]
+    assert guesses.next(room=0) == []
+    guesses.append(7)
+    assert guesses.next(room=7) == []
+
+
+def test_guesses_grow_while_right_and_stop_while_wrong():
+    guesses = fewer_passes.Guesses([1, 2, 3, 4] * 10)
+    first = len(guesses.next(room=100))
+    guesses.learn(first, first)
+    assert len(guesses.next(room=100)) > first
+    for _ in range(5):
+        guesses.learn(8, 0)
+    assert guesses.next(room=100) == []  # only after a match longer than these 37
+
+
+def test_a_choice_too_close_to_call_is_left_to_a_pass_of_its_own():
+    logits = np.zeros((3, 5), np.float32)
+    logits[0, 2], logits[1, 3], logits[1, 4], logits[2, 0] = 5, 7, 7 + 1e-5, 5
+    assert fewer_passes.agreed([2, 4], logits) == ([2], False)
+    logits[1, 3] = 6
+    assert fewer_passes.agreed([2, 4], logits) == ([2, 4, 0], True)
+    assert fewer_passes.agreed([2, 3], logits) == ([2, 4], True)
+
+
+# ---------------------------------------------------------------- several texts side by side
+
+
+def write_side_by_side(texts, params, n_head, n_tokens, seeds, **options):
+    windows = [gpt2.Window(ids, params, n_head) for ids in texts]
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    found = [[] for _ in texts]
+    for i, new_id in fewer_passes.side_by_side(windows, n_tokens, rngs=rngs, **options):
+        found[i].append(new_id)
+    return found
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.9}, {"temperature": 1.0, "top_k": 10, "top_p": 0.9}],
+    ids=["greedy", "sampled", "cut"],
+)
+def test_each_text_of_a_ragged_batch_equals_its_own_run(scale, options):
+    params = random_params(SIZES, scale=scale)
+    texts = list(prompts(12, 40, 40, seed=3))
+    found = write_side_by_side(texts, params, 3, 70, range(12), stop_id=7, **options)
+    for seed, (ids, new_ids) in enumerate(zip(texts, found, strict=True)):
+        rng = np.random.default_rng(seed)
+        assert new_ids == gpt2.generate(ids, params, 3, 70, stop_id=7, rng=rng, **options)
+
+
+def test_texts_of_the_bundled_model_side_by_side(bundled):
+    encoder, hparams, params = bundled
+    texts = list(code_prompts(encoder, 8))
+    found = write_side_by_side(texts, params, hparams["n_head"], 40, range(8))
+    for ids, new_ids in zip(texts, found, strict=True):
+        assert new_ids == gpt2.generate(ids, params, hparams["n_head"], 40)
