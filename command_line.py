@@ -82,19 +82,25 @@ def load_model(model_size, models_dir):
         return load_encoder_hparams_and_params("python", bundled)
 
 
+thread_limit = math.inf  # --threads
+
+
 def cores():
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """How many threads to use: as many as this process may use processor cores, up to --threads."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(n, thread_limit)
 
 
 def use_threads(n=None):
-    """Let matrix products run on `n` threads, at most one for each core the process may use."""
-    if n is None:  # BLAS's own default
+    """Use `n` threads from now on, at most one for each core that the process may use."""
+    if n is None:  # as many; BLAS does so by itself
         return
     from threadpoolctl import threadpool_limits
 
+    global thread_limit
     check("threads", n, int, 1)
-    threadpool_limits(min(n, cores()), "blas")
+    thread_limit = n
+    threadpool_limits(cores(), "blas")
 
 
 def complete(prompt, encoder, hparams, params, n_tokens_to_generate, seeds, **options):
@@ -115,7 +121,7 @@ def complete(prompt, encoder, hparams, params, n_tokens_to_generate, seeds, **op
         options |= {"rng": rngs[0]}
         new_ids = gpt2.generate_stream(ids, params, n_head, n_tokens_to_generate, **options)
         return [encoder.decode_stream(with_bar(new_ids, n_tokens_to_generate))]
-    from fewer_passes import side_by_side
+    from fast_generation import side_by_side
 
     del options["lookup"]
     windows = [gpt2.Window(ids, params, n_head) for _ in seeds]

@@ -177,7 +177,7 @@ class Window:
         self.ids, self.caches = list(ids)[-self.n_ctx :], None
 
     def make_room(self):
-        """Drop the oldest half if the window is full; return the ids that are not in the caches."""
+        """Drop the oldest half of a full window; return the ids that are not in the caches."""
         if len(self.ids) > self.n_ctx:
             self.ids, self.caches = self.ids[(self.n_ctx + 1) // 2 :], None
         if self.caches is None:  # positions are absolute: what is left needs new keys and values
@@ -201,7 +201,7 @@ def generate_stream(inputs, params, n_head, n_tokens_to_generate, stop_id=None, 
     """Yield the ids of `generate` as they are made."""
     window = Window(inputs, params, n_head)
     if options.pop("lookup", True) and not options.get("temperature"):
-        from fewer_passes import greedy_stream  # the same ids, sooner where the text repeats
+        from fast_generation import greedy_stream  # the same ids, sooner where the text repeats
 
         new_ids = greedy_stream(window, n_tokens_to_generate)
     else:  # each is computed when the loop asks for it

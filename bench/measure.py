@@ -15,6 +15,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from command_line import cores  # noqa: E402
+
 
 def machine():
     """One line: processor, cores, threads, Python, NumPy and BLAS versions."""
@@ -25,7 +27,6 @@ def machine():
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
         processor = names[0] if names else processor
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     np.ones((2, 2)) @ np.ones((2, 2))  # loads BLAS
     blas = [
         f"{pool['internal_api']} {pool['version']} with {pool['num_threads']} threads"
@@ -33,7 +34,7 @@ def machine():
         if pool["user_api"] == "blas"
     ]
     python = f"Python {platform.python_version()}, NumPy {np.__version__}"
-    return f"{processor}, {cores} cores, {python}, {', '.join(blas)}"
+    return f"{processor}, {cores()} cores, {python}, {', '.join(blas)}"
 
 
 def random_124m(models_dir):

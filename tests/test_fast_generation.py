@@ -1,14 +1,15 @@
-"""fewer_passes.py: the ids of plain decoding, always, and fewer passes where the text repeats."""
+"""fast_generation.py: what plain decoding gives, always, in fewer passes and on all cores."""
 
 import inspect
 import json
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from random_models import random_params
 
-import fewer_passes
+import fast_generation
 import gpt2
 from utils import load_encoder_hparams_and_params
 
@@ -21,6 +22,9 @@ def prompts(n_prompts, n_vocab, longest, seed):
     for i in range(n_prompts):
         ids = rng.integers(0, n_vocab, rng.integers(1, longest + 1)).tolist()
         yield ids * 3 if i % 2 else ids
+
+
+# ---------------------------------------------------------------- guesses
 
 
 # With a scale of 0.02 all logits are nearly equal, with 0.5 the texts soon run in circles.
@@ -70,7 +74,7 @@ def passes(monkeypatch):
     return calls
 
 
-def test_text_that_repeats_takes_fewer_passes(passes):
+def test_text_that_repeats_takes_fast_generation(passes):
     params = random_params({**SIZES, "n_ctx": 300})  # this one soon writes nothing but 32
     new_ids = gpt2.generate([1, 2, 3], params, 3, 80)
     assert new_ids[-40:] == [32] * 40
@@ -80,7 +84,7 @@ def test_text_that_repeats_takes_fewer_passes(passes):
 def test_text_that_does_not_repeat_costs_next_to_nothing(passes):
     params = random_params({**SIZES, "n_vocab": 5000, "n_ctx": 300})
     rng = np.random.default_rng(0)
-    inputs = rng.integers(0, 60, 200).tolist()  # pairs recur by chance, triples hardly do
+    inputs = rng.integers(0, 60, 200).tolist()  # pairs recur by chance, fours hardly do
     gpt2.generate(inputs, params, 3, 60)
     assert len(passes) <= 60 and sum(passes) - len(inputs) < 80
 
@@ -95,31 +99,31 @@ def test_stop_id_ends_the_text_in_the_middle_of_a_guess():
 
 
 def test_guesses_are_what_followed_and_go_round():
-    guesses = fewer_passes.Guesses([9, 1, 2, 3, 4, 1, 2, 3])
-    assert guesses.next(room=3) == [4, 1, 2]
-    assert guesses.next(room=7) == [4, 1, 2, 3, 4, 1, 2]
+    guesses = fast_generation.Guesses([9, 1, 2, 3, 4, 5, 1, 2, 3, 4])
+    assert guesses.next(room=3) == [5, 1, 2]
+    assert guesses.next(room=7) == [5, 1, 2, 3, 4, 5, 1]
     assert guesses.next(room=0) == []
     guesses.append(7)
     assert guesses.next(room=7) == []
 
 
 def test_guesses_grow_while_right_and_stop_while_wrong():
-    guesses = fewer_passes.Guesses([1, 2, 3, 4] * 10)
+    guesses = fast_generation.Guesses([1, 2, 3, 4] * 10)
     first = len(guesses.next(room=100))
     guesses.learn(first, first)
     assert len(guesses.next(room=100)) > first
     for _ in range(5):
         guesses.learn(8, 0)
-    assert guesses.next(room=100) == []  # only after a match longer than these 37
+    assert guesses.next(room=100) == []  # only after a match longer than these
 
 
 def test_a_choice_too_close_to_call_is_left_to_a_pass_of_its_own():
     logits = np.zeros((3, 5), np.float32)
     logits[0, 2], logits[1, 3], logits[1, 4], logits[2, 0] = 5, 7, 7 + 1e-5, 5
-    assert fewer_passes.agreed([2, 4], logits) == ([2], False)
+    assert fast_generation.agreed([2, 4], logits) == ([2], False)
     logits[1, 3] = 6
-    assert fewer_passes.agreed([2, 4], logits) == ([2, 4, 0], True)
-    assert fewer_passes.agreed([2, 3], logits) == ([2, 4], True)
+    assert fast_generation.agreed([2, 4], logits) == ([2, 4, 0], True)
+    assert fast_generation.agreed([2, 3], logits) == ([2, 4], True)
 
 
 # ---------------------------------------------------------------- several texts side by side
@@ -129,7 +133,7 @@ def write_side_by_side(texts, params, n_head, n_tokens, seeds, **options):
     windows = [gpt2.Window(ids, params, n_head) for ids in texts]
     rngs = [np.random.default_rng(seed) for seed in seeds]
     found = [[] for _ in texts]
-    for i, new_id in fewer_passes.side_by_side(windows, n_tokens, rngs=rngs, **options):
+    for i, new_id in fast_generation.side_by_side(windows, n_tokens, rngs=rngs, **options):
         found[i].append(new_id)
     return found
 
@@ -155,3 +159,16 @@ def test_texts_of_the_bundled_model_side_by_side(bundled):
     found = write_side_by_side(texts, params, hparams["n_head"], 40, range(8))
     for ids, new_ids in zip(texts, found, strict=True):
         assert new_ids == gpt2.generate(ids, params, hparams["n_head"], 40)
+
+
+@pytest.mark.parametrize("n_rows", [2, 5, 40])
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(700, 500), (64, 5000), (5000, 64)])
+def test_products_of_a_few_rows(n_rows, n_threads, shape, monkeypatch):
+    monkeypatch.setattr(fast_generation, "cores", lambda: n_threads)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((n_rows, shape[0])), rng.standard_normal(shape)
+    with ThreadPoolExecutor(n_threads) as pool:
+        for weights in (w, np.ascontiguousarray(w.T).T):  # as a layer's, and as wte.T lies
+            found = fast_generation.product(x, weights, pool)
+            np.testing.assert_allclose(found, x @ w, atol=1e-10)

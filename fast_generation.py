@@ -1,19 +1,19 @@
-"""Decoding in fewer passes: guesses checked together, and several texts side by side.
-
-One step of decoding reads every weight of the model to compute a single position, and takes as long
-as that reading does. A pass over twenty positions reads the same weights, and takes a few times as
-long, not twenty times. There are two ways to have more than one position to compute:
+"""What makes generation fast beyond clear NumPy; `gpt2.py` can be read, and used, without it.
 
 - `greedy_stream`: texts repeat themselves. Where the last few ids have occurred before, what
-  followed them then is a guess at what follows now (prompt lookup decoding, Saxena, 2023). What the
-  model itself would have chosen is kept, the rest is taken back out of the cache.
+  followed them then is a guess at what follows now (prompt lookup decoding, Saxena, 2023), and one
+  pass checks the whole guess. What the model itself would have chosen is kept, the rest is taken
+  back out of the cache.
 - `side_by_side`: several texts grow at once, each with a cache of its own.
 
-Either way the ids are those that `gpt2.generate` gives one by one. `gpt2.py` can be read, and used,
-without this file.
+Both are fast for one reason. A step of decoding reads every weight of the model to compute
+a single position, and takes as long as the reading does; a pass over twenty positions reads the
+same weights, and takes a few times as long, not twenty times. The ids are those of plain decoding.
 """
 
 import numpy as np
+
+from command_line import cores
 
 TOO_CLOSE = 1e-4  # of the best logit's size: some ten times what the order of summation can change
 
@@ -21,12 +21,12 @@ TOO_CLOSE = 1e-4  # of the best logit's size: some ten times what the order of s
 class Guesses:
     """What came after the latest earlier occurrence of the last `n_match` ids of a text.
 
-    >>> guesses = Guesses([1, 2, 3, 4, 5, 1, 2, 3])
+    >>> guesses = Guesses([1, 2, 3, 4, 5, 6, 1, 2, 3, 4])
     >>> guesses.next(room=4)
-    [4, 5, 1, 2]
+    [5, 6, 1, 2]
     """
 
-    n_match, longest = 3, 31
+    n_match, longest = 4, 31
 
     def __init__(self, ids):
         self.ids, self.after = [], {}
@@ -111,16 +111,24 @@ def greedy_stream(window, n_tokens):
             yield new_id
 
 
-def next_logits(windows):
+def next_logits(windows, pool):
     """Logits [n_vocab] of the id that comes next, for each of `windows` (`gpt2.Window`s)."""
+    from threadpoolctl import threadpool_limits
+
     ready = [window for window in windows if len(window.make_room()) == 1]
-    rows = dict(zip(ready, one_position_each(ready), strict=True)) if len(ready) > 1 else {}
+    rows = {}
+    if len(ready) > 1:
+        with threadpool_limits(1, "blas"):  # the threads are those of `pool`
+            rows = dict(zip(ready, one_position_each(ready, pool), strict=True))
     return [rows[window] if window in rows else window.logits()[-1] for window in windows]
 
 
-def one_position_each(windows):
+def one_position_each(windows, pool):
     """As `gpt2.gpt2` for the last id of each of `windows`: -> [n_windows, n_vocab]"""
-    from gpt2 import attention, ffn, layer_norm, linear
+    from gpt2 import attention, gelu, layer_norm
+
+    def linear(x, w, b):
+        return product(x, w, pool) + b
 
     params, n_head = windows[0].params, windows[0].n_head
     ids = [window.ids[-1] for window in windows]
@@ -134,8 +142,31 @@ def one_position_each(windows):
             k, v = window.caches[i].extend(k, v)
             out[row] = attention(q, k, v, mask=0).ravel()
         x = x + linear(out, **block["attn"]["c_proj"])
-        x = x + ffn(layer_norm(x, **block["ln_2"]), **block["mlp"])
-    return layer_norm(x, **params["ln_f"]) @ params["wte"].T
+        hidden = gelu(linear(layer_norm(x, **block["ln_2"]), **block["mlp"]["c_fc"]))
+        x = x + linear(hidden, **block["mlp"]["c_proj"])
+    return product(layer_norm(x, **params["ln_f"]), params["wte"].T, pool)
+
+
+def product(x, w, pool):
+    """x [n_rows, n_in] @ w [n_in, n_out] for a few rows and a large w, read once and in order.
+
+    BLAS copies all of w into an order of its own first, which pays for many rows only. Pieces of
+    w small enough for the processor's cache it takes as they are, each thread those of its part.
+    """
+    if w.size < 2**18:
+        return x @ w
+    along = 0 if w.flags.c_contiguous else 1  # `wte.T` lies the other way round
+    n, step = w.shape[along], 64 if along == 0 else 128
+    ends = [n * i // cores() for i in range(cores() + 1)]
+
+    def part(start, end):
+        pieces = [slice(i, min(i + step, end)) for i in range(start, end, step)]
+        if along == 1:
+            return np.concatenate([x @ w[:, piece] for piece in pieces], axis=1)
+        return sum(x[:, piece] @ w[piece] for piece in pieces)
+
+    parts = list(pool.map(part, ends[:-1], ends[1:]))
+    return np.concatenate(parts, axis=1) if along == 1 else sum(parts)
 
 
 def side_by_side(windows, n_tokens, stop_id=None, rngs=None, **sampling):
@@ -143,12 +174,14 @@ def side_by_side(windows, n_tokens, stop_id=None, rngs=None, **sampling):
 
     `rngs` has one generator for each window; `sampling` goes to `gpt2.sample`.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from gpt2 import sample
 
-    rngs = rngs or [None] * len(windows)
+    rngs, pool = rngs or [None] * len(windows), ThreadPoolExecutor(cores())
     growing = list(enumerate(zip(windows, rngs, strict=True)))
     for _ in range(n_tokens):
-        rows = next_logits([window for _, (window, _) in growing])
+        rows = next_logits([window for _, (window, _) in growing], pool)
         still = []
         for (i, (window, rng)), row in zip(growing, rows, strict=True):
             if len(growing) > 1 and not sampling.get("temperature") and too_close(row):
@@ -160,3 +193,5 @@ def side_by_side(windows, n_tokens, stop_id=None, rngs=None, **sampling):
                 still.append((i, (window, rng)))
                 yield i, new_id
         growing = still
+        if not growing:
+            return
