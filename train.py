@@ -719,8 +719,11 @@ class Training:
                 losses.append(self.step())
                 self.minutes = (time.monotonic() - self.started) / 60
                 speed = options["batch_size"] * options["n_ctx"] / (time.monotonic() - began)
-                best = f"{self.best:.3f}" if self.history else "-"
-                bar.set_postfix_str(f"loss {losses[-1]:.3f}, best {best}, {speed:.0f} tokens/s")
+                best = f"{self.best:.3f}" if self.history else "?"
+                shown = f"loss {losses[-1]:.3f}, held-out {best}, {speed:.0f} tokens/s"
+                if options["minutes"]:  # with --steps the bar itself knows how much is left
+                    shown += f", {max(0.0, options['minutes'] - self.minutes):.1f} minutes left"
+                bar.set_postfix_str(shown)
                 bar.update()
                 if adam.n_steps % options["eval_every"] == 0 or self.done() >= 1:
                     self.evaluate(float(np.mean(losses)))
@@ -851,6 +854,20 @@ def write_log(path, history):
     os.replace(part, path)
 
 
+def round_numbers(low, high):
+    """Up to ten round numbers from low to high, to write along an axis.
+
+    >>> round_numbers(0, 617)
+    [0.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0]
+    >>> round_numbers(2, 3)
+    [2.0, 2.2, 2.4, 2.6, 2.8, 3.0]
+    """
+    power = 10 ** math.floor(math.log10((high - low) / 4))
+    step = next(n * power for n in (1, 2, 5, 10) if (high - low) / (n * power) < 9)
+    first, last = math.ceil(low / step), math.floor(high / step + 1e-9)
+    return [float(f"{i * step:.6g}") for i in range(first, last + 1)]
+
+
 def write_loss_svg(path, history):
     """Draw both losses of `history` over the steps, as an SVG of 640 x 360."""
     left, right, top, bottom = 60, 600, 30, 310
@@ -874,11 +891,11 @@ def write_loss_svg(path, history):
         'font-family="sans-serif" font-size="12">',
         '<rect width="640" height="360" fill="white"/>',
     ]
-    for i in range(6):
-        loss, step = low + (high - low) * i / 5, last * i / 5
+    for loss in round_numbers(low, high):
         lines.append(f'<path d="M{left} {y(loss):.1f}H{right}" stroke="#ddd"/>')
-        lines.append(text(left - 8, y(loss) + 4, f"{loss:.2f}", "end"))
-        lines.append(text(x(step), bottom + 18, f"{step:.0f}"))
+        lines.append(text(left - 8, y(loss) + 4, f"{loss:g}", "end"))
+    for step in round_numbers(0, last):
+        lines.append(text(x(step), bottom + 18, f"{step:g}"))
     lines.append(text((left + right) / 2, bottom + 38, "step"))
     lines.append(text(left, top - 12, "loss, nats per token", "start"))
     series = (("loss", "training", "#1f77b4"), ("held_out_loss", "held out", "#d62728"))

@@ -170,6 +170,38 @@ def test_samples_are_those_of_consecutive_seeds(models_dir):
     assert text(5) != text(6)
 
 
+def test_lookup_changes_no_text(models_dir):
+    expected = expected_text(models_dir, "abcabcabcabc", lookup=False) + "\n"
+    assert run_gpt2(models_dir, "abcabcabcabc")[0] == expected
+    assert run_gpt2(models_dir, "abcabcabcabc", "--lookup=False")[0] == expected
+
+
+def test_lookup_is_passed_on(models_dir, monkeypatch, capsys):
+    passed = []
+    stream = gpt2.generate_stream
+    monkeypatch.setattr(
+        gpt2,
+        "generate_stream",
+        lambda *a, **options: passed.append(options) or stream(*a, **options),
+    )
+    for lookup in (True, False):
+        gpt2.main("abc", 3, "tiny", str(models_dir), lookup=lookup)
+    assert [options["lookup"] for options in passed] == [True, False]
+
+
+@pytest.mark.parametrize("n", [1, 1000])
+def test_threads_are_at_most_those_asked_for_and_those_there_are(n, models_dir):
+    code = f"""
+import os, threadpoolctl, command_line, gpt2
+gpt2.main("abc", 2, "tiny", {str(models_dir)!r}, threads={n})
+there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+blas = [p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+assert {{*blas, command_line.cores()}} == {{min({n}, there)}}, (blas, command_line.cores())
+"""
+    folder = str(Path(gpt2.__file__).parent)
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+
+
 def test_stop_at_eot(models_dir, tmp_path):
     params = random_params(HPARAMS)
     params["ln_f"]["g"][:], params["ln_f"]["b"][:] = 0, params["wte"][256]  # always that token
@@ -228,6 +260,9 @@ def test_help_names_every_option(models_dir):
         ["a", "--seed=-1"],
         ["a", "--seed=x"],
         ["a", "--n_samples=0"],
+        ["a", "--threads=0"],
+        ["a", "--threads=many"],
+        ["a", "--lookup=maybe"],
         ["a", "--n_tokens_to_generate=-1"],
         ["a", "--n_tokens_to_generate=True"],
         ["a", "--stop_at_eot=maybe"],
