@@ -723,7 +723,7 @@ class Training:
                 shown = f"loss {losses[-1]:.3f}, held-out {best}, {speed:.0f} tokens/s"
                 if options["minutes"]:  # with --steps the bar itself knows how much is left
                     shown += f", {max(0.0, options['minutes'] - self.minutes):.1f} minutes left"
-                bar.set_postfix_str(shown)
+                bar.set_postfix_str(shown, refresh=False)
                 bar.update()
                 if adam.n_steps % options["eval_every"] == 0 or self.done() >= 1:
                     self.evaluate(float(np.mean(losses)))
