@@ -1,4 +1,5 @@
-"""The command lines of this project: fire, made safe for prompts, and errors in one line.
+"""The command lines of this project: fire, made safe for prompts, and errors in one line; and what
+`gpt2.py` needs between its options and its model.
 
 `run(main)` is all that a program needs: the options are main's arguments, the help page is its
 docstring. What is left out: subcommands, short options.
@@ -121,10 +122,10 @@ def complete(prompt, encoder, hparams, params, n_tokens_to_generate, seeds, **op
         options |= {"rng": rngs[0]}
         new_ids = gpt2.generate_stream(ids, params, n_head, n_tokens_to_generate, **options)
         return [encoder.decode_stream(with_bar(new_ids, n_tokens_to_generate))]
-    from fast_generation import side_by_side
+    from fast_generation import copies, side_by_side
 
-    del options["lookup"]
-    windows = [gpt2.Window(ids, params, n_head) for _ in seeds]
+    options.pop("lookup", None)
+    windows = copies(ids, params, n_head, len(seeds))
     new_ids = side_by_side(windows, n_tokens_to_generate, rngs=rngs, **options)
     texts = [[] for _ in seeds]
     for i, new_id in with_bar(new_ids, n_tokens_to_generate * len(seeds)):

@@ -169,6 +169,22 @@ def product(x, w, pool):
     return np.concatenate(parts, axis=1) if along == 1 else sum(parts)
 
 
+def copies(ids, params, n_head, n):
+    """`n` windows (`gpt2.Window`s) on the same ids, which are read only once."""
+    from gpt2 import Window, gpt2
+
+    first = Window(ids, params, n_head)
+    new = first.make_room()[:-1]
+    if new:
+        gpt2(new, **params, n_head=n_head, caches=first.caches)
+    windows = [Window(ids, params, n_head) for _ in range(n)]
+    for window in windows:
+        window.make_room()
+        for cache, filled in zip(window.caches, first.caches, strict=True):
+            cache.extend(filled.k[:, : filled.n_seq], filled.v[:, : filled.n_seq])
+    return windows
+
+
 def side_by_side(windows, n_tokens, stop_id=None, rngs=None, **sampling):
     """Yield (i, new id) for each of `windows` in turn, up to `n_tokens` times or its `stop_id`.
 
@@ -178,20 +194,21 @@ def side_by_side(windows, n_tokens, stop_id=None, rngs=None, **sampling):
 
     from gpt2 import sample
 
-    rngs, pool = rngs or [None] * len(windows), ThreadPoolExecutor(cores())
+    rngs = rngs or [None] * len(windows)
     growing = list(enumerate(zip(windows, rngs, strict=True)))
-    for _ in range(n_tokens):
-        rows = next_logits([window for _, (window, _) in growing], pool)
-        still = []
-        for (i, (window, rng)), row in zip(growing, rows, strict=True):
-            if len(growing) > 1 and not sampling.get("temperature") and too_close(row):
-                window.forget(len(window.ids) - 1)
-                row = window.logits()[-1]
-            new_id = sample(row, rng=rng, **sampling)
-            if new_id != stop_id:
-                window.ids.append(new_id)
-                still.append((i, (window, rng)))
-                yield i, new_id
-        growing = still
-        if not growing:
-            return
+    with ThreadPoolExecutor(cores()) as pool:
+        for _ in range(n_tokens):
+            rows = next_logits([window for _, (window, _) in growing], pool)
+            still = []
+            for (i, (window, rng)), row in zip(growing, rows, strict=True):
+                if len(growing) > 1 and not sampling.get("temperature") and too_close(row):
+                    window.forget(len(window.ids) - 1)
+                    row = window.logits()[-1]
+                new_id = sample(row, rng=rng, **sampling)
+                if new_id != stop_id:
+                    window.ids.append(new_id)
+                    still.append((i, (window, rng)))
+                    yield i, new_id
+            growing = still
+            if not growing:
+                return

@@ -161,6 +161,21 @@ def test_texts_of_the_bundled_model_side_by_side(bundled):
         assert new_ids == gpt2.generate(ids, params, hparams["n_head"], 40)
 
 
+@pytest.mark.parametrize("n_prompt", [1, 2, 20, 50])
+def test_copies_of_a_prompt_go_on_as_it_would_alone(n_prompt):
+    params = random_params(SIZES)
+    ids = np.random.default_rng(4).integers(0, 40, n_prompt).tolist()
+    windows = fast_generation.copies(ids, params, 3, 3)
+    assert all(window.caches[0].n_seq == min(n_prompt, 32) - 1 for window in windows)
+    rngs = [np.random.default_rng(seed) for seed in range(3)]
+    found = [[], [], []]
+    for i, new_id in fast_generation.side_by_side(windows, 40, rngs=rngs, temperature=1.0):
+        found[i].append(new_id)
+    for seed, new_ids in enumerate(found):
+        rng = np.random.default_rng(seed)
+        assert new_ids == gpt2.generate(ids, params, 3, 40, rng=rng, temperature=1.0)
+
+
 @pytest.mark.parametrize("n_rows", [2, 5, 40])
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(700, 500), (64, 5000), (5000, 64)])
