@@ -111,7 +111,7 @@ def greedy_stream(window, n_tokens):
             yield new_id
 
 
-def next_logits(windows, pool):
+def next_logits(windows, pool, greedy):
     """Logits [n_vocab] of the id that comes next, for each of `windows` (`gpt2.Window`s)."""
     from threadpoolctl import threadpool_limits
 
@@ -120,6 +120,10 @@ def next_logits(windows, pool):
     if len(ready) > 1:
         with threadpool_limits(1, "blas"):  # the threads are those of `pool`
             rows = dict(zip(ready, one_position_each(ready, pool), strict=True))
+    for window, row in rows.items():
+        if greedy and too_close(row):
+            window.forget(len(window.ids) - 1)
+            rows[window] = window.logits()[-1]
     return [rows[window] if window in rows else window.logits()[-1] for window in windows]
 
 
@@ -194,16 +198,13 @@ def side_by_side(windows, n_tokens, stop_id=None, rngs=None, **sampling):
 
     from gpt2 import sample
 
-    rngs = rngs or [None] * len(windows)
+    rngs, greedy = rngs or [None] * len(windows), not sampling.get("temperature")
     growing = list(enumerate(zip(windows, rngs, strict=True)))
     with ThreadPoolExecutor(cores()) as pool:
         for _ in range(n_tokens):
-            rows = next_logits([window for _, (window, _) in growing], pool)
+            rows = next_logits([window for _, (window, _) in growing], pool, greedy)
             still = []
             for (i, (window, rng)), row in zip(growing, rows, strict=True):
-                if len(growing) > 1 and not sampling.get("temperature") and too_close(row):
-                    window.forget(len(window.ids) - 1)
-                    row = window.logits()[-1]
                 new_id = sample(row, rng=rng, **sampling)
                 if new_id != stop_id:
                     window.ids.append(new_id)

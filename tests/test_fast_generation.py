@@ -126,6 +126,16 @@ def test_a_choice_too_close_to_call_is_left_to_a_pass_of_its_own():
     assert fast_generation.agreed([2, 3], logits) == ([2, 4], True)
 
 
+def test_what_is_not_clear_is_decided_by_the_next_pass_over_one_position(passes, monkeypatch):
+    params = random_params({**SIZES, "n_ctx": 300})
+    plain = gpt2.generate([1, 2, 3], params, 3, 80, lookup=False)
+    passes.clear()
+    monkeypatch.setattr(fast_generation, "too_close", lambda logits: True)
+    assert gpt2.generate([1, 2, 3], params, 3, 80) == plain
+    guessed = [i for i, n_inputs in enumerate(passes) if i > 0 and n_inputs > 1]
+    assert guessed and all(passes[i + 1] == 1 for i in guessed)
+
+
 # ---------------------------------------------------------------- several texts side by side
 
 
@@ -151,6 +161,16 @@ def test_each_text_of_a_ragged_batch_equals_its_own_run(scale, options):
     for seed, (ids, new_ids) in enumerate(zip(texts, found, strict=True)):
         rng = np.random.default_rng(seed)
         assert new_ids == gpt2.generate(ids, params, 3, 70, stop_id=7, rng=rng, **options)
+
+
+def test_a_text_whose_choice_is_not_clear_is_asked_alone(monkeypatch):
+    params = random_params(SIZES)
+    texts = list(prompts(4, 40, 20, seed=5))
+    together = fast_generation.one_position_each
+    monkeypatch.setattr(fast_generation, "one_position_each", lambda *args: -together(*args))
+    monkeypatch.setattr(fast_generation, "too_close", lambda logits: True)
+    for ids, new_ids in zip(texts, write_side_by_side(texts, params, 3, 50, range(4)), strict=True):
+        assert new_ids == gpt2.generate(ids, params, 3, 50, lookup=False)
 
 
 def test_texts_of_the_bundled_model_side_by_side(bundled):
