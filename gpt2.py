@@ -20,12 +20,8 @@ def gelu(x):
     >>> [round(float(y), 3) for y in gelu(np.array([-1, 0, 1], np.float32))]
     [-0.159, 0.0, 0.841]
     """
-    out = np.empty_like(x)
-    for i in range(0, len(x), 32):  # few enough rows for what comes in between to stay in cache
-        y = x[i : i + 32]
-        cubic = y + 0.044715 * (y * y * y)  # ** 3 would take NumPy some 75 times as long
-        out[i : i + 32] = 0.5 * y * (1 + np.tanh(math.sqrt(2 / math.pi) * cubic))
-    return out
+    cubic = x * x * x  # x ** 3 would take NumPy some 75 times as long
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * cubic)))
 
 
 def softmax(x):
@@ -59,8 +55,8 @@ def ffn(x, c_fc, c_proj):
 def attention(q, k, v, mask):
     """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), for one head or many.
 
-    q [..., n_q, d_head], k and v [..., n_k, d_head], mask [n_q, n_k] (added to the scores: 0 where
-    a query may look, a large negative number where not) -> [..., n_q, d_head]
+    q [..., n_q, d_head], k and v [..., n_k, d_head], mask [n_q, n_k] or a number (added to the
+    scores: 0 where a query may look, a large negative number where not) -> [..., n_q, d_head]
     """
     scores = (q / math.sqrt(q.shape[-1])) @ k.swapaxes(-1, -2)  # [..., n_q, n_k]
     scores += mask
@@ -98,17 +94,8 @@ def mha(x, c_attn, c_proj, n_head, cache=None):
         k, v = cache.extend(k, v)  # [n_head, n_q, d_head] -> [n_head, n_k, d_head]
     n_k = k.shape[1]
     # No query sees a later key; the last query is the last key, also where n_k > n_q (a cache).
-    mask = np.zeros((n_q, n_k), x.dtype)
-    if n_q > 1:
-        mask = np.triu(mask - 1e10, n_k - n_q + 1)
-    out = np.empty_like(q)
-    # A few queries take all heads at once. Many go head by head and 128 at a time, so that scores
-    # stay in the processor's cache and most of those that the mask hides are never computed.
-    for head in [slice(None)] if n_q <= 32 else range(n_head):
-        for i in range(0, n_q, 128):
-            j = n_k - n_q + i + 128  # keys from here on are later than these queries
-            q_block, mask_block = q[head, i : i + 128], mask[i : i + 128, :j]
-            out[head, i : i + 128] = attention(q_block, k[head, :j], v[head, :j], mask_block)
+    mask = np.triu(np.full((n_q, n_k), -1e10, x.dtype), n_k - n_q + 1) if n_q > 1 else 0
+    out = attention(q, k, v, mask)
     # [n_head, n_q, d_head] -> heads side by side, [n_q, n_embd]
     return linear(out.swapaxes(0, 1).reshape(n_q, n_embd), **c_proj)
 
@@ -122,11 +109,11 @@ def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None):
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
-def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, caches=None, n_last=1):
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, caches=None):
     """Logits of the token after each input: `n_seq` ids -> [n_seq, n_vocab], dtype of `wte`.
 
     With `caches` (one `KVCache` per block) the inputs take the positions after those cached, and
-    only the logits after the last `n_last` inputs are computed: -> [n_last, n_vocab].
+    only the logits after the last input are computed: -> [1, n_vocab].
     Raises ValueError for no inputs, and for more positions than the model's window has.
     """
     start = caches[0].n_seq if caches else 0
@@ -139,7 +126,7 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, caches=None, n_last=1):
     for block, cache in zip(blocks, caches or [None] * len(blocks), strict=True):
         x = transformer_block(x, **block, n_head=n_head, cache=cache)
     if caches:
-        x = x[-n_last:]
+        x = x[-1:]
     return layer_norm(x, **ln_f) @ wte.T  # [n_seq, n_embd] -> [n_seq, n_vocab]
 
 
@@ -173,23 +160,26 @@ class Window:
     """A text as the model sees it: its last `n_ctx` ids, and the caches of all but the newest."""
 
     def __init__(self, ids, params, n_head):
-        self.params, self.n_head, self.n_ctx = params, n_head, len(params["wpe"])
-        self.ids, self.caches = list(ids)[-self.n_ctx :], None
+        n_ctx, n_embd = params["wpe"].shape
+        self.params, self.n_head, self.n_ctx, self.ids = params, n_head, n_ctx, list(ids)[-n_ctx:]
+        shape = n_head, n_ctx, n_embd // n_head
+        self.caches = [KVCache(*shape, params["wpe"].dtype) for _ in params["blocks"]]
 
     def make_room(self):
         """Drop the oldest half of a full window; return the ids that are not in the caches."""
         if len(self.ids) > self.n_ctx:
-            self.ids, self.caches = self.ids[(self.n_ctx + 1) // 2 :], None
-        if self.caches is None:  # positions are absolute: what is left needs new keys and values
-            wpe = self.params["wpe"]
-            shape = self.n_head, self.n_ctx, wpe.shape[1] // self.n_head
-            self.caches = [KVCache(*shape, wpe.dtype) for _ in self.params["blocks"]]
+            self.ids = self.ids[(self.n_ctx + 1) // 2 :]
+            self.forget(0)  # positions are absolute: what is left needs new keys and values
         return self.ids[self.caches[0].n_seq :]
 
     def logits(self, guess=()):
         """Logits of the id that comes next, and after each id of `guess`: [1 + n, n_vocab]."""
         new, n_last = [*self.make_room(), *guess], 1 + len(guess)
-        return gpt2(new, **self.params, n_head=self.n_head, caches=self.caches, n_last=n_last)
+        if len(new) < 2:  # as most often; it takes as long as reading the weights does
+            return gpt2(new, **self.params, n_head=self.n_head, caches=self.caches)
+        from fast_generation import gpt2_on_all_cores  # the same logits, sooner
+
+        return gpt2_on_all_cores(new, self.params, self.n_head, self.caches, n_last)
 
     def forget(self, n_seq):
         """Leave only the first `n_seq` positions in the caches."""

@@ -3,7 +3,6 @@
 import inspect
 import json
 import statistics
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -61,20 +60,7 @@ def test_the_bundled_model_writes_the_same_ids(bundled):
         assert gpt2.generate(inputs, params, hparams["n_head"], 60) == plain
 
 
-@pytest.fixture
-def passes(monkeypatch):
-    """A list that grows by the number of inputs of each call of `gpt2.gpt2`."""
-    calls, plain = [], gpt2.gpt2
-
-    def counted(inputs, *args, **kwargs):
-        calls.append(len(inputs))
-        return plain(inputs, *args, **kwargs)
-
-    monkeypatch.setattr(gpt2, "gpt2", counted)
-    return calls
-
-
-def test_text_that_repeats_takes_fast_generation(passes):
+def test_text_that_repeats_takes_few_passes(passes):
     params = random_params({**SIZES, "n_ctx": 300})  # this one soon writes nothing but 32
     new_ids = gpt2.generate([1, 2, 3], params, 3, 80)
     assert new_ids[-40:] == [32] * 40
@@ -166,8 +152,12 @@ def test_each_text_of_a_ragged_batch_equals_its_own_run(scale, options):
 def test_a_text_whose_choice_is_not_clear_is_asked_alone(monkeypatch):
     params = random_params(SIZES)
     texts = list(prompts(4, 40, 20, seed=5))
-    together = fast_generation.one_position_each
-    monkeypatch.setattr(fast_generation, "one_position_each", lambda *args: -together(*args))
+    together = fast_generation.few_positions
+
+    def upside_down(ids, *args):
+        return together(ids, *args) * (1 if len(ids) == 1 else -1)
+
+    monkeypatch.setattr(fast_generation, "few_positions", upside_down)
     monkeypatch.setattr(fast_generation, "too_close", lambda logits: True)
     for ids, new_ids in zip(texts, write_side_by_side(texts, params, 3, 50, range(4)), strict=True):
         assert new_ids == gpt2.generate(ids, params, 3, 50, lookup=False)
@@ -196,14 +186,48 @@ def test_copies_of_a_prompt_go_on_as_it_would_alone(n_prompt):
         assert new_ids == gpt2.generate(ids, params, 3, 40, rng=rng, temperature=1.0)
 
 
-@pytest.mark.parametrize("n_rows", [2, 5, 40])
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
+# ---------------------------------------------------------------- passes and products
+
+
+@pytest.fixture(params=[1, 2, 3])
+def n_threads(request, monkeypatch):
+    monkeypatch.setattr(fast_generation, "cores", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 150])
+@pytest.mark.parametrize("n_new", [1, 2, 16, 17, 101, 300])
+def test_a_pass_over_several_positions_is_the_textbook_pass(n_before, n_new, n_threads):
+    sizes = {**SIZES, "n_ctx": 450, "n_embd": 72}
+    params = random_params(sizes, scale=0.2, dtype=np.float64)
+    ids = np.random.default_rng(6).integers(0, 40, n_before + n_new).tolist()
+    n_last = min(n_new, 5)
+    caches = [gpt2.KVCache(3, 450, 24, np.float64) for _ in params["blocks"]]
+    if n_before:
+        fast_generation.gpt2_on_all_cores(ids[:n_before], params, 3, caches)
+    new = ids[n_before:]
+    found = fast_generation.gpt2_on_all_cores(new, params, 3, caches, n_last)
+    np.testing.assert_allclose(found, gpt2.gpt2(ids, **params, n_head=3)[-n_last:], atol=1e-9)
+    expected = [gpt2.KVCache(3, 450, 24, np.float64) for _ in params["blocks"]]
+    gpt2.gpt2(ids, **params, n_head=3, caches=expected)
+    for cache, plain in zip(caches, expected, strict=True):
+        assert cache.n_seq == plain.n_seq == len(ids)
+        np.testing.assert_allclose(cache.k[:, : len(ids)], plain.k[:, : len(ids)], atol=1e-9)
+        np.testing.assert_allclose(cache.v[:, : len(ids)], plain.v[:, : len(ids)], atol=1e-9)
+
+
+def test_passes_keep_float32():
+    params = random_params(SIZES)
+    for n_new in (2, 30):
+        caches = [gpt2.KVCache(3, 32, 8, np.float32) for _ in params["blocks"]]
+        logits = fast_generation.gpt2_on_all_cores(list(range(n_new)), params, 3, caches)
+        assert logits.dtype == caches[0].k.dtype == np.float32
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 5, 16, 40])
 @pytest.mark.parametrize("shape", [(700, 500), (64, 5000), (5000, 64)])
-def test_products_of_a_few_rows(n_rows, n_threads, shape, monkeypatch):
-    monkeypatch.setattr(fast_generation, "cores", lambda: n_threads)
+def test_products_of_a_few_rows(n_rows, shape, n_threads):
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((n_rows, shape[0])), rng.standard_normal(shape)
-    with ThreadPoolExecutor(n_threads) as pool:
-        for weights in (w, np.ascontiguousarray(w.T).T):  # as a layer's, and as wte.T lies
-            found = fast_generation.product(x, weights, pool)
-            np.testing.assert_allclose(found, x @ w, atol=1e-10)
+    for weights in (w, np.ascontiguousarray(w.T).T):  # as a layer's, and as wte.T lies
+        np.testing.assert_allclose(fast_generation.product(x, weights), x @ w, atol=1e-10)
