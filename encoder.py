@@ -1,15 +1,15 @@
 r"""Byte-level BPE, GPT-2's tokenizer: text to token ids and back.
 
-A text is split into pieces (words, numbers, punctuation, white space). The UTF-8 bytes of a
-piece are its first symbols; then, of all pairs of neighbours, the one that was learned first
-is merged into one symbol, again and again; the symbols that are left are the tokens. Sources:
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2; Sennrich
-et al. 2016, "Neural Machine Translation of Rare Words with Subword Units".
-Left out: learning merges, and special tokens within a text.
+A text is split into pieces (words, numbers, punctuation, white space). The UTF-8 bytes of a piece
+are its first symbols; then, of all pairs of neighbours, the one that was learned first is merged
+into one symbol, again and again; the symbols that are left are the tokens. Sources: Radford et al.
+2019, "Language Models are Unsupervised Multitask Learners", section 2.2; Sennrich et al. 2016,
+"Neural Machine Translation of Rare Words with Subword Units". Left out: learning merges, and
+special tokens within a text.
 
-Unicode says what is a letter, a number or white space, and adds characters every year. `regex`,
-tiktoken, tokenizers and Python's `unicodedata` each carry tables of their own age: characters
-newer than one of them may get other ids than there. They decode to the same text all the same.
+What is a letter, a number or white space Unicode says, and adds characters every year: with those
+newer than the tables of `regex`, tiktoken, tokenizers or `unicodedata`, these may give other ids
+than one another. They decode to the same text all the same.
 """
 
 import codecs
@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import chain, pairwise
+from math import inf
 from operator import index
 
 ENDOFTEXT = "<|endoftext|>"
@@ -151,28 +152,32 @@ class Encoder:
     def _merge(self, symbols: list[str]) -> list[str]:
         """Merge the pair of lowest rank, the leftmost among equals, until no pair has a rank.
 
-        The pairs wait in a heap, the symbols form a linked list: O(n log n) steps for n symbols.
+        Of many symbols the pairs wait in a heap, linked both ways: O(n log n) steps for n symbols.
         """
         n, rank_of = len(symbols), self._ranks.get
-        ranks = [rank_of(f"{a} {b}", -1) for a, b in pairwise(symbols)]  # of the pair from i on
-        heap = sorted([rank * n + i for i, rank in enumerate(ranks) if rank >= 0])
-        # The space put at the end is the neighbour of both ends (-1 is n too), and in no merge.
-        symbols, ranks = [*symbols, " "], [*ranks, -1, -1]
-        before, after = [*range(-1, n)], [*range(1, n + 1)]
+        symbols = [*symbols, " "]  # in no merge; the neighbour of both ends: -1 is the end, too
+        ranks = [rank_of(f"{a} {b}", inf) for a, b in pairwise(symbols)]  # of the pair from i on
+        while n < 50 and (rank := min(ranks)) < inf:
+            i = ranks.index(rank)
+            symbols[i] += symbols.pop(i + 1)
+            del ranks[i]
+            ranks[i - 1] = rank_of(f"{symbols[i - 1]} {symbols[i]}", inf)
+            ranks[i] = rank_of(f"{symbols[i]} {symbols[i + 1]}", inf)
+        if n < 50:
+            return symbols[:-1]
+        heap = sorted([rank * n + i for i, rank in enumerate(ranks) if rank < inf])
+        before, after, ranks = [*range(-1, n)], [*range(1, n + 1)], [*ranks, inf]
         while heap:
             rank, i = divmod(heappop(heap), n)
             if ranks[i] == rank:  # else a merge has changed this pair since
                 left, gone = before[i], after[i]
                 right = after[i] = after[gone]
                 before[right] = i
-                symbols[i] = merged = symbols[i] + symbols[gone]
-                symbols[gone], ranks[gone] = "", -1
-                if (rank := rank_of(f"{merged} {symbols[right]}", -1)) >= 0:
-                    heappush(heap, rank * n + i)
-                ranks[i] = rank
-                if (rank := rank_of(f"{symbols[left]} {merged}", -1)) >= 0:
-                    heappush(heap, rank * n + left)
-                ranks[left] = rank
+                symbols[i], symbols[gone], ranks[gone] = symbols[i] + symbols[gone], "", inf
+                for j, k in ((left, i), (i, right)):
+                    ranks[j] = rank = rank_of(f"{symbols[j]} {symbols[k]}", inf)
+                    if rank < inf:
+                        heappush(heap, rank * n + j)
         return [symbol for symbol in symbols[:n] if symbol]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -183,18 +188,13 @@ class Encoder:
         return self._bytes(ids).decode("utf-8", "replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield the text of `ids` while they come, whole characters only: joined, `decode(ids)`."""
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        for i in ids:
-            if text := utf8.decode(self._bytes([i])):
-                yield text
-        if text := utf8.decode(b"", final=True):
-            yield text
+        """The text of `ids` while they come, whole characters only: joined, `decode(ids)`."""
+        return codecs.iterdecode((self._bytes([i]) for i in ids), "utf-8", "replace")
 
     def _bytes(self, ids: Iterable[int]) -> bytes:
         ids = [index(i) for i in ids]
         if unknown := [i for i in ids if i not in self.decoder]:
             raise ValueError(f"ids outside the vocabulary: {unknown[:5]} ({len(unknown)} in all)")
-        symbols = "".join([self.decoder[i] for i in ids])
+        symbols = chain.from_iterable(self.decoder[i] for i in ids)
         # A token that was added by hand may hold characters that stand for no byte.
         return b"".join([_BYTE.get(s) or s.encode("utf-8", "replace") for s in symbols])
