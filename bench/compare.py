@@ -8,25 +8,29 @@ printed with the machine and with how fast its memory can be read, which is what
 Writes docs/speed.svg. A peer that is not installed is left out by name.
 """
 
+import argparse
 import importlib.util
 import inspect
 import json
 import logging
+import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from measure import ROOT, alternate, cores, machine, random_124m
+from measure import ROOT, SHAPES, alternate, cores, machine, random_model
 from whole_run import commands
 
 from utils import load_encoder_hparams_and_params
 
-N_HEAD, N_VOCAB, ROUNDS = 12, 50257, 3
+N_VOCAB, ROUNDS = 50257, 3
 SHORT = np.random.default_rng(0).integers(0, N_VOCAB, 10).tolist()
 LONG = np.random.default_rng(1).integers(0, N_VOCAB, 1000).tolist()
 
@@ -47,17 +51,18 @@ def step(seconds):
 # batch(prompts, n_tokens), which makes them all, or None.
 
 
-def ours(folder, lookup=False):
+def ours(folder):
     import fast_generation
     import gpt2
 
-    _, _, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
+    _, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
+    n_head = hparams["n_head"]
 
     def stream(ids, n_tokens):
-        return gpt2.generate_stream(ids, params, N_HEAD, n_tokens, lookup=lookup)
+        return gpt2.generate_stream(ids, params, n_head, n_tokens, lookup=False)
 
     def batch(prompts, n_tokens):
-        windows = [gpt2.Window(ids, params, N_HEAD) for ids in prompts]
+        windows = [gpt2.Window(ids, params, n_head) for ids in prompts]
         return list(fast_generation.side_by_side(windows, n_tokens))
 
     return stream, batch
@@ -66,11 +71,11 @@ def ours(folder, lookup=False):
 def pico(folder):
     import gpt2_pico
 
-    _, _, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
+    _, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
 
     def stream(ids, n_tokens):
         for _ in range(n_tokens):
-            ids = ids + gpt2_pico.generate(ids, params, N_HEAD, 1)
+            ids = ids + gpt2_pico.generate(ids, params, hparams["n_head"], 1)
             yield ids[-1]
 
     return stream, None
@@ -245,10 +250,15 @@ TASKS = {
 }
 
 
-def code_with_repeats():
-    """Ids of the beginning of a function of the standard library that sets many attributes."""
-    encoder, _, _ = load_encoder_hparams_and_params("python", str(ROOT / "models"))
-    return encoder.encode(inspect.getsource(logging.LogRecord.__init__))[:200]
+def library_code(encoder):
+    """The first 120 ids of each longer function and class of three modules of the library."""
+    for module in (argparse, logging, tarfile):
+        for _, member in sorted(inspect.getmembers(module)):
+            own = getattr(member, "__module__", None) == module.__name__
+            if own and (inspect.isfunction(member) or inspect.isclass(member)):
+                ids = encoder.encode(inspect.getsource(member))
+                if len(ids) > 120:
+                    yield ids[:120]
 
 
 def knowing(params, paragraph):
@@ -280,23 +290,58 @@ def zeros(linear):
 
 def guessing(folder):
     """Print tokens per second with and without guesses (`lookup`), for texts of three kinds."""
+    encoder, hparams, small = load_encoder_hparams_and_params("python", str(ROOT / "models"))
+    _, shape, large = load_encoder_hparams_and_params(folder.name, str(folder.parent))
+    paragraph = LONG[:60]
+    print("\nguesses from the text: tokens per second without, with, and how many times as fast")
+    own = [both_ways(ids, small, hparams["n_head"], 1) for ids in library_code(encoder)]
+    own.sort(key=lambda seconds: seconds[0] / seconds[1])  # the least gain first
+    tenth = len(own) // 10
+    cases = {
+        f"bundled model, {len(own)} pieces of code": np.mean(own, axis=0),
+        "those where it repeats most, a tenth": np.mean(own[-tenth:], axis=0),
+        "those where it repeats least, a tenth": np.mean(own[:tenth], axis=0),
+        "124M, a paragraph three times": both_ways(
+            3 * paragraph, knowing(large, paragraph), shape["n_head"]
+        ),
+        "124M, text that does not repeat": both_ways(SHORT, large, shape["n_head"]),
+    }
+    for name, (plain, guessed) in cases.items():
+        print(f"  {name:38} {1 / plain:7.1f} {1 / guessed:7.1f} {plain / guessed:6.2f}")
+
+
+def both_ways(ids, params, n_head, n_rounds=ROUNDS):
+    """Median seconds for a token of the 100 after the first, without guesses and with them."""
     import gpt2
 
-    _, hparams, small = load_encoder_hparams_and_params("python", str(ROOT / "models"))
-    _, _, large = load_encoder_hparams_and_params(folder.name, str(folder.parent))
-    cases = {
-        "bundled model, code that repeats": (code_with_repeats(), small, hparams["n_head"]),
-        "124M, a paragraph three times": (3 * LONG[:60], knowing(large, LONG[:60]), N_HEAD),
-        "124M, text that does not repeat": (SHORT, large, N_HEAD),
-    }
-    print("\nguesses from the text: tokens per second without, with, and how many times as fast")
-    for name, case in cases.items():
-        seconds = {False: [], True: []}
-        for lookup in ROUNDS * [False, True]:
-            times = timed(gpt2.generate_stream(*case, 101, lookup=lookup))
-            seconds[lookup].append((times[-1] - times[0]) / 100)
-        plain, guessed = (statistics.median(seconds[lookup]) for lookup in (False, True))
-        print(f"  {name:33} {1 / plain:7.1f} {1 / guessed:7.1f} {plain / guessed:6.2f}")
+    seconds = {False: [], True: []}
+    for lookup in n_rounds * [False, True]:
+        times = timed(gpt2.generate_stream(ids, params, n_head, 101, lookup=lookup))
+        seconds[lookup].append((times[-1] - times[0]) / 100)
+    return statistics.median(seconds[False]), statistics.median(seconds[True])
+
+
+def larger_models(models_dir, names):
+    """Print how fast the larger models are, one after the other, where memory takes them twice."""
+    for size, (n_embd, _, n_layer) in list(SHAPES.items())[1:]:
+        n_bytes = 4 * (12 * n_layer * n_embd**2 + N_VOCAB * n_embd)
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if free < 2.5 * n_bytes or shutil.disk_usage(models_dir).free < 1.1 * n_bytes:
+            print(f"\n{size}: left out, too large for this machine")
+            continue
+        folder = Path(models_dir) / random_model(models_dir, size)
+        tasks = "decode", "prefill 512"
+        print_table(measure(str(folder), names, tasks), names, tasks, f"{size}, ")
+        shutil.rmtree(folder)
+
+
+def print_table(found, names, tasks, size=""):
+    for task in tasks:
+        own = found["gpt2.py", task]
+        print(f"\n{size}{task}: milliseconds, and how many times that of gpt2.py")
+        for name in names:
+            if found[name, task] is not None:
+                print(f"  {name:22} {1e3 * found[name, task]:8.1f}  {found[name, task] / own:6.2f}")
 
 
 def processes(models_dir, name):
@@ -346,9 +391,9 @@ def run_one(name, task, folder):
     print(json.dumps(run(stream, batch) if can else None))
 
 
-def measure(folder, names):
+def measure(folder, names, tasks):
     """{(name, task): median seconds or None}"""
-    found = {(name, task): [] for task in TASKS for name in names}
+    found = {(name, task): [] for task in tasks for name in names}
     for _ in range(ROUNDS):
         for name, task in found:
             command = [sys.executable, __file__, name, task, folder]
@@ -391,20 +436,17 @@ def main():
     for name in missing:
         print(f"left out, not installed: {name}")
     with tempfile.TemporaryDirectory() as models_dir:
-        folder = Path(models_dir) / random_124m(models_dir)
+        folder = Path(models_dir) / random_model(models_dir)
         n_bytes = (folder / "model.safetensors").stat().st_size
         limit = memory_speed() / n_bytes
         print(f"memory: {limit * n_bytes / 1e9:.1f} GB/s, all weights {limit:.1f} times a second")
-        found = measure(str(folder), names)
-        for task in TASKS:
-            own = found["gpt2.py", task]
-            print(f"\n{task}: milliseconds, and how many times that of gpt2.py")
-            for name in names:
-                if found[name, task] is not None:
-                    milliseconds = 1e3 * found[name, task]
-                    print(f"  {name:22} {milliseconds:8.1f}  {found[name, task] / own:6.2f}")
+        found = measure(str(folder), names, TASKS)
+        print_table(found, names, TASKS)
         guessing(folder)
         processes(models_dir, folder.name)
+        shutil.rmtree(folder)
+        larger = [name for name in ("gpt2.py", "transformers float32") if name in names]
+        larger_models(models_dir, larger)
     speeds = {name: 1 / found[name, "decode"] for name in names if found[name, "decode"]}
     (ROOT / "docs").mkdir(exist_ok=True)
     write_svg(ROOT / "docs" / "speed.svg", speeds, limit)

