@@ -5,8 +5,9 @@
   pass checks the whole guess. What the model itself would have chosen is kept, the rest is taken
   back out of the cache.
 - `side_by_side`: several texts grow at once, each with a cache of its own.
+- `gpt2_on_all_cores`: the pass over several positions that these and a prompt need.
 
-Both are fast for one reason. A step of decoding reads every weight of the model to compute
+The first two are fast for one reason. A step of decoding reads every weight of the model to compute
 a single position, and takes as long as the reading does; a pass over twenty positions reads the
 same weights, and takes a few times as long, not twenty times. The ids are those of plain decoding.
 """
@@ -21,7 +22,8 @@ import numpy as np
 
 from command_line import cores
 
-FEW, MANY = 16, 100  # the most rows that `product` cuts, and that one thread leads through a pass
+FEW = 16  # up to so many rows it pays to cut a matrix in pieces: see `product`
+MANY = 100  # above so many, to share heads and columns out to threads: see `many_positions`
 TOO_CLOSE = 1e-4  # of the best logit's size; the order of summation changes some 1e-6 of it
 
 
@@ -186,6 +188,7 @@ def copies(ids, params, n_head, n):
 
 
 def read_all_but_the_last(window):
+    """Let the caches of a `gpt2.Window` hold all of its ids but one."""
     if new := window.make_room()[:-1]:
         gpt2_on_all_cores(new, window.params, window.n_head, window.caches, n_last=0)
 
@@ -287,7 +290,8 @@ def attend(x, n_q, attn, cache, start, first, end):
 
     def project(x, i):  # q, k or v: [n_rows, n_embd] -> [end - first, n_rows, d_head]
         columns = slice(i * n_embd + first * d_head, i * n_embd + end * d_head)
-        return linear(x, w[:, columns], b[columns]).reshape(len(x), -1, d_head).swapaxes(0, 1)
+        y = linear(x, w[:, columns], b[columns])
+        return y.reshape(len(x), end - first, d_head).swapaxes(0, 1)
 
     new = slice(start, start + len(x))
     cache.k[first:end, new], cache.v[first:end, new] = project(x, 1), project(x, 2)
@@ -295,7 +299,8 @@ def attend(x, n_q, attn, cache, start, first, end):
     for i, q in enumerate(project(x[len(x) - n_q :], 0)):
         k, v = cache.k[first + i, : new.stop], cache.v[first + i, : new.stop]
         causal_attention(q, k, v, out[:, i])
-    return out.reshape(n_q, -1) @ attn["c_proj"]["w"][first * d_head : end * d_head]
+    c_proj = attn["c_proj"]["w"][first * d_head : end * d_head]
+    return out.reshape(n_q, len(c_proj)) @ c_proj
 
 
 def causal_attention(q, k, v, out):

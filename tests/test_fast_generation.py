@@ -204,7 +204,8 @@ def test_a_pass_over_several_positions_is_the_textbook_pass(n_before, n_new, n_t
     n_last = min(n_new, 5)
     caches = [gpt2.KVCache(3, 450, 24, np.float64) for _ in params["blocks"]]
     if n_before:
-        fast_generation.gpt2_on_all_cores(ids[:n_before], params, 3, caches)
+        nothing = fast_generation.gpt2_on_all_cores(ids[:n_before], params, 3, caches, n_last=0)
+        assert nothing.shape == (0, 40)
     new = ids[n_before:]
     found = fast_generation.gpt2_on_all_cores(new, params, 3, caches, n_last)
     np.testing.assert_allclose(found, gpt2.gpt2(ids, **params, n_head=3)[-n_last:], atol=1e-9)
