@@ -1002,7 +1002,7 @@ def main(
     for name in ("learning_rate", "weight_decay"):
         check(name, options[name], float, 0)
     check("grad_clip", grad_clip, float, 1e-9)
-    check("minutes", minutes or 1, float, 1e-3)
+    check("minutes", 1 if minutes is None else minutes, float, 1e-3)
     check("dropout", options["dropout"], float, 0, 0.99)
     check("seed", seed, int, 0)
     if options["n_embd"] % options["n_head"]:

@@ -163,6 +163,12 @@ def test_a_text_whose_choice_is_not_clear_is_asked_alone(monkeypatch):
         assert new_ids == gpt2.generate(ids, params, 3, 50, lookup=False)
 
 
+def test_texts_side_by_side_read_each_prompt_once(passes):
+    texts = [[1, 2, 3], list(range(20)), [5, 6]]
+    write_side_by_side(texts, random_params(SIZES), 3, 12, range(3), temperature=1.0)
+    assert passes == [2, 19, 1]
+
+
 def test_texts_of_the_bundled_model_side_by_side(bundled):
     encoder, hparams, params = bundled
     texts = list(code_prompts(encoder, 8))

@@ -506,6 +506,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bytes(trained, many_functio
         ["--preset=huge"],
         ["--dropout=1"],
         ["--minutes=-1"],
+        ["--minutes=0"],
         ["--grad_clip=0"],
         ["--init_from=no_such_folder"],
         ["--out=/dev/null/x"],
