@@ -223,6 +223,15 @@ def test_a_pass_over_several_positions_is_the_textbook_pass(n_before, n_new, n_t
         np.testing.assert_allclose(cache.v[:, : len(ids)], plain.v[:, : len(ids)], atol=1e-9)
 
 
+def test_attention_takes_the_largest_scores():
+    rng = np.random.default_rng(7)
+    q, k, v = rng.standard_normal((3, 200, 8)) * [[[300]], [[300]], [[1]]]
+    found = np.empty_like(q[50:])
+    fast_generation.causal_attention(q[50:], k, v, found)
+    mask = np.triu(np.full((150, 200), -1e10), 51)
+    np.testing.assert_allclose(found, gpt2.attention(q[50:], k, v, mask), atol=1e-9)
+
+
 def test_passes_keep_float32():
     params = random_params(SIZES)
     for n_new in (2, 30):
