@@ -296,29 +296,30 @@ def attend(x, n_q, attn, cache, start, first, end):
     new = slice(start, start + len(x))
     cache.k[first:end, new], cache.v[first:end, new] = project(x, 1), project(x, 2)
     out = np.empty((n_q, end - first, d_head), x.dtype)
-    for i, q in enumerate(project(x[len(x) - n_q :], 0)):
-        k, v = cache.k[first + i, : new.stop], cache.v[first + i, : new.stop]
-        causal_attention(q, k, v, out[:, i])
+    k, v = cache.k[first:end, : new.stop], cache.v[first:end, : new.stop]
+    causal_attention(project(x[len(x) - n_q :], 0), k, v, out.swapaxes(0, 1))
     c_proj = attn["c_proj"]["w"][first * d_head : end * d_head]
     return out.reshape(n_q, len(c_proj)) @ c_proj
 
 
 def causal_attention(q, k, v, out):
-    """`gpt2.attention` for one head, into `out`; q [n_q, d_head] are the last of k [n_k, d_head].
+    """`gpt2.attention` into `out`; q [n_head, n_q, d_head] are the last of k [n_head, n_k, d_head].
 
-    128 queries at a time: scores stay in the processor's cache, and most of those that no query
+    64 queries at a time: scores stay in the processor's cache, and most of those that no query
     may see are never computed.
     """
-    q = q / math.sqrt(q.shape[1])
-    mask = np.triu(np.full((128, 128), -1e10, q.dtype), 1)
-    for i in range(0, len(q), 128):
-        rows = q[i : i + 128]
-        n, n_seen = len(rows), len(k) - len(q) + i + len(rows)
-        scores = rows @ k[:n_seen].T  # [n, n_seen]
-        scores[:, n_seen - n :] += mask[:n, :n]
-        scores -= scores.max(axis=1, keepdims=True)
+    (_, n_q, d_head), n_k = q.shape, k.shape[1]
+    q = q / math.sqrt(d_head)
+    mask = np.triu(np.full((64, 64), -1e10, q.dtype), 1)
+    for i in range(0, n_q, 64):
+        n = min(64, n_q - i)
+        n_seen = n_k - n_q + i + n
+        scores = q[:, i : i + n] @ k[:, :n_seen].swapaxes(1, 2)  # [n_head, n, n_seen]
+        scores[:, :, n_seen - n :] += mask[:n, :n]
+        scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        out[i : i + 128] = (scores @ v[:n_seen]) / scores.sum(axis=1, keepdims=True)  # a softmax
+        sums = scores.sum(axis=-1, keepdims=True)
+        np.divide(scores @ v[:, :n_seen], sums, out=out[:, i : i + n])  # a softmax's denominator
 
 
 def feed_forward(x, mlp, first, end):
@@ -351,9 +352,11 @@ def add_and_normalise(x, sums, ln):
     out = np.empty_like(x)
 
     def rows(start, end):
-        for y in sums:
-            x[start:end] += y[start:end] if y.ndim == 2 else y
-        out[start:end] = layer_norm(x[start:end], **ln)
+        for i in range(start, end, 128):
+            piece = slice(i, min(i + 128, end))
+            for y in sums:
+                x[piece] += y[piece] if y.ndim == 2 else y
+            out[piece] = layer_norm(x[piece], **ln)
 
     in_parts(rows, len(x))
     return out

@@ -225,11 +225,12 @@ def test_a_pass_over_several_positions_is_the_textbook_pass(n_before, n_new, n_t
 
 def test_attention_takes_the_largest_scores():
     rng = np.random.default_rng(7)
-    q, k, v = rng.standard_normal((3, 200, 8)) * [[[300]], [[300]], [[1]]]
-    found = np.empty_like(q[50:])
-    fast_generation.causal_attention(q[50:], k, v, found)
+    q, k, v = rng.standard_normal((3, 2, 200, 8))
+    q, k = 300 * q[:, 50:], 300 * k
+    found = np.empty_like(q)
+    fast_generation.causal_attention(q, k, v, found)
     mask = np.triu(np.full((150, 200), -1e10), 51)
-    np.testing.assert_allclose(found, gpt2.attention(q[50:], k, v, mask), atol=1e-9)
+    np.testing.assert_allclose(found, gpt2.attention(q, k, v, mask), atol=1e-9)
 
 
 def test_passes_keep_float32():
