@@ -23,7 +23,7 @@ import numpy as np
 from command_line import cores
 
 FEW = 16  # up to so many rows it pays to cut a matrix in pieces: see `product`
-MANY = 100  # above so many, to share heads and columns out to threads: see `many_positions`
+MANY = 64  # above so many, to share heads and columns out to threads: see `many_positions`
 TOO_CLOSE = 1e-4  # of the best logit's size; the order of summation changes some 1e-6 of it
 
 
