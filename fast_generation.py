@@ -325,8 +325,8 @@ def causal_attention(q, k, v, out):
 def feed_forward(x, mlp, first, end):
     """What the columns from `first` to `end` within the feed-forward layer add: x's shape"""
     hidden = x @ mlp["c_fc"]["w"][:, first:end]
-    for i in range(0, len(x), 32):  # few enough rows for what comes in between to stay in cache
-        rows = hidden[i : i + 32]
+    for i in range(0, len(x), 64):  # few enough rows for what comes in between to stay in cache
+        rows = hidden[i : i + 64]
         rows += mlp["c_fc"]["b"][first:end]
         gelu_in_place(rows)
     return hidden @ mlp["c_proj"]["w"][first:end]
