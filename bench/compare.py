@@ -299,8 +299,8 @@ def guessing(folder):
     tenth = len(own) // 10
     cases = {
         f"bundled model, {len(own)} pieces of code": np.mean(own, axis=0),
-        "those where it repeats most, a tenth": np.mean(own[-tenth:], axis=0),
-        "those where it repeats least, a tenth": np.mean(own[:tenth], axis=0),
+        "the tenth of them that gains most": np.mean(own[-tenth:], axis=0),
+        "the tenth of them that gains least": np.mean(own[:tenth], axis=0),
         "124M, a paragraph three times": both_ways(
             3 * paragraph, knowing(large, paragraph), shape["n_head"]
         ),
