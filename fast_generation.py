@@ -126,10 +126,15 @@ def greedy_stream(window, n_tokens):
 def side_by_side(windows, n_tokens, stop_id=None, rngs=None, **sampling):
     """Yield (i, new id) for each of `windows` in turn, up to `n_tokens` times or its `stop_id`.
 
-    `rngs` has one generator for each window; `sampling` goes to `gpt2.sample`.
+    `rngs` has one generator for each window; `sampling` goes to `gpt2.sample`. Raises ValueError
+    for a window without ids.
     """
     from gpt2 import sample
 
+    if not windows:
+        return
+    if not all(window.ids for window in windows):
+        raise ValueError("0 ids in a text: each needs one to begin with")
     rngs, greedy = rngs or [None] * len(windows), not sampling.get("temperature")
     shared, places = share_caches(windows, n_tokens), list(range(len(windows)))
     for _ in range(n_tokens):
@@ -283,14 +288,13 @@ def attend(x, n_q, attn, cache, start, first, end):
 
     x [n_seq, n_embd], the first at position `start` -> [n_q, n_embd]
     """
-    from gpt2 import linear
-
     d_head, n_embd = cache.k.shape[2], x.shape[1]
     w, b = attn["c_attn"]["w"], attn["c_attn"]["b"]
 
     def project(x, i):  # q, k or v: [n_rows, n_embd] -> [end - first, n_rows, d_head]
         columns = slice(i * n_embd + first * d_head, i * n_embd + end * d_head)
-        y = linear(x, w[:, columns], b[columns])
+        y = x @ w[:, columns]
+        y += b[columns]
         return y.reshape(len(x), end - first, d_head).swapaxes(0, 1)
 
     new = slice(start, start + len(x))

@@ -163,6 +163,13 @@ def test_a_text_whose_choice_is_not_clear_is_asked_alone(monkeypatch):
         assert new_ids == gpt2.generate(ids, params, 3, 50, lookup=False)
 
 
+def test_no_texts_give_nothing_and_a_text_of_no_ids_is_refused():
+    params = random_params(SIZES)
+    assert write_side_by_side([], params, 3, 5, []) == []
+    with pytest.raises(ValueError, match="0 ids"):
+        write_side_by_side([[1, 2], []], params, 3, 5, range(2))
+
+
 def test_texts_side_by_side_read_each_prompt_once(passes):
     texts = [[1, 2, 3], list(range(20)), [5, 6]]
     write_side_by_side(texts, random_params(SIZES), 3, 12, range(3), temperature=1.0)
@@ -233,12 +240,21 @@ def test_attention_takes_the_largest_scores():
     np.testing.assert_allclose(found, gpt2.attention(q, k, v, mask), atol=1e-9)
 
 
-def test_passes_keep_float32():
-    params = random_params(SIZES)
-    for n_new in (2, 30):
-        caches = [gpt2.KVCache(3, 32, 8, np.float32) for _ in params["blocks"]]
-        logits = fast_generation.gpt2_on_all_cores(list(range(n_new)), params, 3, caches)
-        assert logits.dtype == caches[0].k.dtype == np.float32
+def test_passes_keep_float32(monkeypatch):
+    """Within, too: float64 would be rounded again on its way into the caches and sums."""
+    dtypes = set()
+    for name, function in (("exp", np.exp), ("tanh", np.tanh)):  # attention and gelu
+
+        def noted(x, *args, plain=function, **kwargs):
+            dtypes.add(x.dtype)
+            return plain(x, *args, **kwargs)
+
+        monkeypatch.setattr(np, name, noted)
+    params = random_params({**SIZES, "n_ctx": 100})
+    for n_new in (2, 100):
+        caches = [gpt2.KVCache(3, 100, 8, np.float32) for _ in params["blocks"]]
+        logits = fast_generation.gpt2_on_all_cores([1] * n_new, params, 3, caches)
+        assert {logits.dtype, *dtypes} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 5, 16, 40])
