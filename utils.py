@@ -50,6 +50,51 @@ COMPUTED = {  # what config.json may say, the default first
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy knows no bfloat16
 
 
+def parameter_shapes(hparams):
+    """The shapes of a model's parameters, nested as `gpt2.gpt2` takes them.
+
+    >>> hparams = {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}
+    >>> shapes = parameter_shapes(hparams)
+    >>> shapes["wte"], shapes["blocks"][11]["mlp"]["c_fc"]
+    ((50257, 768), {'w': (768, 3072), 'b': (3072,)})
+    """
+    d = hparams["n_embd"]
+    norm = {"g": (d,), "b": (d,)}
+    attn = {"c_attn": {"w": (d, 3 * d), "b": (3 * d,)}, "c_proj": {"w": (d, d), "b": (d,)}}
+    mlp = {"c_fc": {"w": (d, 4 * d), "b": (4 * d,)}, "c_proj": {"w": (4 * d, d), "b": (d,)}}
+    block = {"ln_1": norm, "attn": attn, "ln_2": norm, "mlp": mlp}
+    return {
+        "wte": (hparams["n_vocab"], d),
+        "wpe": (hparams["n_ctx"], d),
+        "blocks": [block] * hparams["n_layer"],
+        "ln_f": norm,
+    }
+
+
+def map_params(function, tree, name=""):
+    """The same dicts and lists, with function(name, leaf) in place of each leaf.
+
+    >>> map_params(lambda name, shape: name, {"ln_f": {"g": (3,)}, "blocks": [{"w": (3, 3)}]})
+    {'ln_f': {'g': 'ln_f.g'}, 'blocks': [{'w': 'blocks.0.w'}]}
+    """
+    if isinstance(tree, dict):
+        return {key: map_params(function, child, f"{name}{key}.") for key, child in tree.items()}
+    if isinstance(tree, list):
+        return [map_params(function, child, f"{name}{i}.") for i, child in enumerate(tree)]
+    return function(name.removesuffix("."), tree)
+
+
+def named(tree):
+    """{name: leaf} of nested parameters, shapes or gradients, names in alphabetical order.
+
+    >>> named({"ln_f": {"g": 1, "b": 2}, "blocks": [{"w": 3}]})
+    {'blocks.0.w': 3, 'ln_f.b': 2, 'ln_f.g': 1}
+    """
+    leaves = {}
+    map_params(leaves.__setitem__, tree)
+    return dict(sorted(leaves.items()))
+
+
 def _size(path):
     return path.stat().st_size if path.is_file() else -1
 

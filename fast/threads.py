@@ -1,0 +1,94 @@
+"""The processor's cores: how many there are, and work shared out among them.
+
+NumPy uses several cores only in matrix products, inside BLAS. Where Python's threads share the
+work instead, BLAS has to keep to one thread each, or they get in each other's way. This file is
+the one owner of that limit.
+"""
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+
+_limit = None  # set by `use_threads`
+
+
+def cores() -> int:
+    """How many threads to use: one for each core that this process may use, or fewer if limited."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n if _limit is None else min(n, _limit)
+
+
+def use_threads(n: int) -> None:
+    """Use at most `n` threads from now on, here and in BLAS."""
+    from threadpoolctl import threadpool_limits
+
+    global _limit
+    _limit = n
+    threadpool_limits(cores(), "blas")
+
+
+def share_out(work: Callable[[int, int], object], n: int) -> list:
+    """[work(start, end), ...]: the range from 0 to `n` cut into equal parts, one for each core.
+
+    BLAS keeps to one thread meanwhile. The calling thread does the first part itself.
+
+    >>> sum(share_out(lambda start, end: sum(range(start, end)), 10))
+    45
+    """
+    n_parts = max(1, min(cores(), n))
+    ends = [n * i // n_parts for i in range(n_parts + 1)]
+    with one_blas_thread:
+        others = [_pool().submit(work, *part) for part in pairwise(ends[1:])]
+        return [work(0, ends[1]), *(other.result() for other in others)]
+
+
+class _OneBlasThread:
+    """A context in which BLAS keeps to one thread. Any number of threads may be inside at once:
+    the first to enter sets the limit, the last to leave lifts it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._limiter = None
+
+    def __enter__(self):
+        with self._lock:
+            if self._n_inside == 0:
+                self._limiter = _blas().limit(limits=1)
+            self._n_inside += 1
+
+    def __exit__(self, *exception):
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._limiter.restore_original_limits()
+
+    def after_fork(self):
+        """Nobody is inside in a forked child: its parent's threads stayed behind."""
+        if self._n_inside:
+            self._limiter.restore_original_limits()
+        self.__init__()
+
+
+one_blas_thread = _OneBlasThread()
+
+
+@functools.cache
+def _blas():
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+@functools.cache
+def _pool():
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor()
+
+
+if hasattr(os, "register_at_fork"):  # a forked child starts with a pool of its own
+    os.register_at_fork(after_in_child=one_blas_thread.after_fork)
+    os.register_at_fork(after_in_child=_pool.cache_clear)
