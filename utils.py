@@ -85,14 +85,14 @@ def map_params(function, tree, name=""):
 
 
 def named(tree):
-    """{name: leaf} of nested parameters, shapes or gradients, names in alphabetical order.
+    """{name: leaf} of nested parameters, shapes or gradients, in the order of the nest.
 
     >>> named({"ln_f": {"g": 1, "b": 2}, "blocks": [{"w": 3}]})
-    {'blocks.0.w': 3, 'ln_f.b': 2, 'ln_f.g': 1}
+    {'ln_f.g': 1, 'ln_f.b': 2, 'blocks.0.w': 3}
     """
     leaves = {}
     map_params(leaves.__setitem__, tree)
-    return dict(sorted(leaves.items()))
+    return leaves
 
 
 def _size(path):
