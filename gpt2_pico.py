@@ -34,7 +34,7 @@ def transformer_block(x, mlp, attn, ln_1, ln_2, n_head):  # [n_seq, n_embd] -> [
     return x + ffn(layer_norm(x, **ln_2), **mlp)  # each position thinks for itself
 
 def gpt2(inputs, wte, wpe, blocks, ln_f, n_head):  # n_seq ids -> logits [n_seq, n_vocab]
-    x = wte[inputs] + wpe[: len(inputs)]  # what is said + where: [n_seq, n_embd]
+    x = wte[np.array(inputs)] + wpe[: len(inputs)]  # what is said + where: [n_seq, n_embd]
     for block in blocks:
         x = transformer_block(x, **block, n_head=n_head)
     return layer_norm(x, **ln_f) @ wte.T  # how well each word of the vocabulary would follow

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 _limit = None  # set by `use_threads`
 
@@ -20,13 +21,23 @@ def cores() -> int:
     return n if _limit is None else min(n, _limit)
 
 
+@functools.cache
+def last_cache() -> int:
+    """Bytes of the processor's last cache, 0 if the system does not tell (only Linux does)."""
+    sizes = {"K": 2**10, "M": 2**20}
+    try:
+        folders = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")
+        texts = [(folder / "size").read_text(encoding="ascii").strip() for folder in folders]
+        return max(int(text[:-1]) * sizes[text[-1]] for text in texts)
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0
+
+
 def use_threads(n: int) -> None:
     """Use at most `n` threads from now on, here and in BLAS."""
-    from threadpoolctl import threadpool_limits
-
     global _limit
     _limit = n
-    threadpool_limits(cores(), "blas")
+    _set_blas_threads(cores())
 
 
 def share_out(work: Callable[[int, int], object], n: int) -> list:
@@ -51,35 +62,44 @@ class _OneBlasThread:
     def __init__(self):
         self._lock = threading.Lock()
         self._n_inside = 0
-        self._limiter = None
+        self._n_before = 1
 
     def __enter__(self):
         with self._lock:
             if self._n_inside == 0:
-                self._limiter = _blas().limit(limits=1)
+                self._n_before = max((blas.num_threads for blas in _blas_libraries()), default=1)
+                _set_blas_threads(1)
             self._n_inside += 1
 
     def __exit__(self, *exception):
         with self._lock:
             self._n_inside -= 1
             if self._n_inside == 0:
-                self._limiter.restore_original_limits()
+                _set_blas_threads(self._n_before)
 
     def after_fork(self):
         """Nobody is inside in a forked child: its parent's threads stayed behind."""
         if self._n_inside:
-            self._limiter.restore_original_limits()
+            _set_blas_threads(self._n_before)
         self.__init__()
 
 
 one_blas_thread = _OneBlasThread()
 
 
+def _set_blas_threads(n: int) -> None:
+    for blas in _blas_libraries():
+        # `set_num_threads` of newer versions ignores all threads but the one that called it first;
+        # here the last to leave is often another one than the first to enter.
+        set_num_threads = getattr(blas, "_real_set_num_threads", blas.set_num_threads)
+        set_num_threads(n)
+
+
 @functools.cache
-def _blas():
+def _blas_libraries() -> list:
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas")
+    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 @functools.cache

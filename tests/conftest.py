@@ -1,21 +1,28 @@
 """Fixtures that several test files use."""
 
+import numpy as np
 import pytest
 
-import fast_generation
 import gpt2
+from fast import threads
 
 
 @pytest.fixture
 def passes(monkeypatch):
-    """A list that grows by the number of inputs of each pass through the model."""
-    lengths = []
-    for module, name in ((gpt2, "gpt2"), (fast_generation, "gpt2_on_all_cores")):
-        plain = getattr(module, name)
+    """A list that grows by (n_texts, n_seq) at each pass through the model with a cache."""
+    shapes = []
+    plain = gpt2.gpt2
 
-        def counted(inputs, *args, plain=plain, **kwargs):
-            lengths.append(len(inputs))
-            return plain(inputs, *args, **kwargs)
+    def noted(inputs, *args, **kwargs):
+        shapes.append(np.shape(inputs))
+        return plain(inputs, *args, **kwargs)
 
-        monkeypatch.setattr(module, name, counted)
-    return lengths
+    monkeypatch.setattr(gpt2, "gpt2", noted)
+    return shapes
+
+
+@pytest.fixture(params=[1, 2, 3])
+def n_threads(request, monkeypatch):
+    """As if there were so many cores."""
+    monkeypatch.setattr(threads, "cores", lambda: request.param)
+    return request.param

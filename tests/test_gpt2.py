@@ -13,6 +13,7 @@ from random_models import GPT2_124M, SHAPES, TINY, random_params, random_prompt
 import gpt2
 import gpt2_pico
 
+N_HEAD = TINY["n_head"]
 REFERENCE = np.load(Path(__file__).with_name("reference_logits.npz"))
 
 
@@ -73,7 +74,7 @@ def test_logits_at_the_124M_shape_equal_transformers():
     params = random_params(GPT2_124M, scale=0.05)
     inputs = random_prompt(GPT2_124M, n_seq=48)
     reference = transformers_logits(params, GPT2_124M, inputs)
-    logits = gpt2.gpt2(inputs, **params, n_head=12)
+    logits = gpt2.gpt2(inputs, **params, n_head=GPT2_124M["n_head"])
     assert np.abs(reference).max() > 1
     assert np.abs(logits - reference).max() <= 1e-4
 
@@ -110,9 +111,9 @@ def watched(params):
 def test_no_value_on_the_way_is_wider_than_the_parameters(model, dtype, monkeypatch):
     monkeypatch.setattr(Watched, "seen", set())
     params = watched(random_params(TINY, dtype=dtype))
-    assert model.gpt2([1, 2, 3], **params, n_head=3).dtype == dtype
+    assert model.gpt2([1, 2, 3], **params, n_head=N_HEAD).dtype == dtype
     if model is gpt2:
-        model.generate([1, 2, 3], params, 3, 3)
+        model.generate([1, 2, 3], params, N_HEAD, 3)
     assert {name for name, _ in Watched.seen} >= {"matmul", "exp", "tanh", "sqrt", "add"}
     assert {found for _, found in Watched.seen} == {np.dtype(dtype)}
 
@@ -128,8 +129,8 @@ def test_shapes_of_each_layer():
         gpt2.softmax(x),
         gpt2.layer_norm(x, **block["ln_1"]),
         gpt2.ffn(x, **block["mlp"]),
-        gpt2.mha(x, **block["attn"], n_head=3),
-        gpt2.transformer_block(x, **block, n_head=3),
+        gpt2.mha(x, **block["attn"], n_head=N_HEAD),
+        gpt2.transformer_block(x, **block, n_head=N_HEAD),
     ):
         assert out.shape == (n_seq, n_embd)
     q, k, v = x[:2, :8], x[:, :8], x[:, 8:16]  # two queries, five keys, of one head
@@ -144,8 +145,8 @@ def test_softmax_takes_scores_of_any_size():
 def test_no_position_sees_a_later_one():
     params = random_params(TINY)
     inputs = random_prompt(TINY)
-    logits = gpt2.gpt2(inputs, **params, n_head=3)
-    changed = gpt2.gpt2([*inputs[:9], (inputs[9] + 1) % 61, *inputs[10:]], **params, n_head=3)
+    logits = gpt2.gpt2(inputs, **params, n_head=N_HEAD)
+    changed = gpt2.gpt2([*inputs[:9], (inputs[9] + 1) % 61, *inputs[10:]], **params, n_head=N_HEAD)
     np.testing.assert_array_equal(logits[:9], changed[:9])
     assert (np.abs(logits[9:] - changed[9:]).max(axis=1) > 1e-3).all()
 
@@ -153,7 +154,7 @@ def test_no_position_sees_a_later_one():
 @pytest.mark.parametrize("inputs", [[], list(range(17))])
 def test_inputs_that_do_not_fit_the_window_are_refused(inputs):
     with pytest.raises(ValueError, match=r"\d+"):
-        gpt2.gpt2(inputs, **random_params(TINY), n_head=3)
+        gpt2.gpt2(inputs, **random_params(TINY), n_head=N_HEAD)
 
 
 # ---------------------------------------------------------------- the cache
@@ -164,15 +165,16 @@ def test_inputs_that_do_not_fit_the_window_are_refused(inputs):
 def test_cached_logits_equal_the_plain_ones_however_the_inputs_are_cut(cuts, seed):
     params = random_params(TINY, seed=seed % 3, dtype=np.float64)
     inputs = random_prompt(TINY, seed=seed)
-    plain = gpt2.gpt2(inputs, **params, n_head=3)
-    caches = [gpt2.KVCache(3, 16, 8, np.float64) for _ in params["blocks"]]
+    plain = gpt2.gpt2(inputs, **params, n_head=N_HEAD)
+    caches = gpt2.empty_caches(params, N_HEAD)
     start = 0
     for end in np.cumsum(cuts):
         if end > len(inputs):
             break
-        last = gpt2.gpt2(inputs[start:end], **params, n_head=3, caches=caches)
-        assert last.shape == (1, TINY["n_vocab"])
-        np.testing.assert_allclose(last[0], plain[end - 1], rtol=0, atol=1e-12)
+        new = [inputs[start:end]]
+        logits = gpt2.gpt2(new, **params, n_head=N_HEAD, caches=caches)
+        assert logits.shape == (1, end - start, TINY["n_vocab"])
+        np.testing.assert_allclose(logits[0], plain[start:end], rtol=0, atol=1e-12)
         start = end
 
 
@@ -180,19 +182,21 @@ def test_cached_logits_equal_the_plain_ones_however_the_inputs_are_cut(cuts, see
 def test_cached_logits_of_long_inputs(cuts):
     hparams = SHAPES["long"]  # longer than what attention takes at a time
     params, inputs = random_params(hparams), random_prompt(hparams)
-    caches = [gpt2.KVCache(2, 300, 8, np.float32) for _ in params["blocks"]]
+    caches = gpt2.empty_caches(params, hparams["n_head"])
     for end, n_seq in zip(np.cumsum(cuts), cuts, strict=True):
-        new = inputs[end - n_seq : end]
-        last = gpt2.gpt2(new, **params, n_head=2, caches=caches)[0]
-        np.testing.assert_allclose(last, REFERENCE["long.float64"][end - 1], rtol=0, atol=1e-4)
+        new = [inputs[end - n_seq : end]]
+        logits = gpt2.gpt2(new, **params, n_head=hparams["n_head"], caches=caches, n_last=1)
+        assert logits.shape == (1, 1, hparams["n_vocab"])
+        reference = REFERENCE["long.float64"][end - 1]
+        np.testing.assert_allclose(logits[0, 0], reference, rtol=0, atol=1e-4)
 
 
 def test_a_full_cache_refuses_one_more():
     params = random_params(TINY)
-    caches = [gpt2.KVCache(3, 16, 8, np.float32) for _ in params["blocks"]]
-    gpt2.gpt2(random_prompt(TINY), **params, n_head=3, caches=caches)
+    caches = gpt2.empty_caches(params, N_HEAD)
+    gpt2.gpt2([random_prompt(TINY)], **params, n_head=N_HEAD, caches=caches)
     with pytest.raises(ValueError, match="16"):
-        gpt2.gpt2([1], **params, n_head=3, caches=caches)
+        gpt2.gpt2([[1]], **params, n_head=N_HEAD, caches=caches)
 
 
 # ---------------------------------------------------------------- generate
@@ -203,48 +207,52 @@ def test_a_full_cache_refuses_one_more():
 def test_greedy_ids_equal_those_of_the_plain_loop_past_the_window_too(seed, n_prompt):
     params = random_params(TINY, seed)
     inputs = random_prompt(TINY, n_prompt, seed)
-    new = gpt2.generate(inputs, params, 3, 50)
-    assert new == plain_generate(inputs, params, 3, 50)
+    new = gpt2.generate(inputs, params, N_HEAD, 50)
+    assert new == plain_generate(inputs, params, N_HEAD, 50)
     assert all(type(i) is int for i in new)
 
 
 @pytest.mark.parametrize("n_ctx", [1, 2, 3])
 def test_the_smallest_windows_go_on_for_as_long_as_asked(n_ctx):
     params = random_params(TINY | {"n_ctx": n_ctx})
-    assert gpt2.generate([5, 6, 7, 8], params, 3, 9) == plain_generate([5, 6, 7, 8], params, 3, 9)
+    assert gpt2.generate([5, 6, 7, 8], params, N_HEAD, 9) == plain_generate(
+        [5, 6, 7, 8], params, N_HEAD, 9
+    )
 
 
 def test_a_prompt_longer_than_the_window_is_cut_to_its_end():
     params, inputs = random_params(TINY), random_prompt(TINY, 40)
-    assert gpt2.generate(inputs, params, 3, 4) == gpt2.generate(inputs[-16:], params, 3, 4)
+    assert gpt2.generate(inputs, params, N_HEAD, 4) == gpt2.generate(
+        inputs[-16:], params, N_HEAD, 4
+    )
 
 
 def test_generate_leaves_the_inputs_alone_and_returns_only_new_ids():
     params, inputs = random_params(TINY), [3, 1, 4]
     before = copy.deepcopy(params)
-    new = gpt2.generate(inputs, params, 3, 5)
+    new = gpt2.generate(inputs, params, N_HEAD, 5)
     assert inputs == [3, 1, 4] and len(new) == 5
-    assert gpt2.generate(inputs, params, 3, 0) == []
+    assert gpt2.generate(inputs, params, N_HEAD, 0) == []
     np.testing.assert_equal(params, before)
 
 
 def test_generate_makes_one_full_pass_and_then_one_position_a_step(passes):
-    gpt2.generate(random_prompt(TINY, 10), random_params(TINY), 3, 5)
-    assert passes == [10, 1, 1, 1, 1]
+    gpt2.generate(random_prompt(TINY, 10), random_params(TINY), N_HEAD, 5)
+    assert passes == [(1, 10), *4 * [(1, 1)]]
 
 
 def test_generate_ends_before_stop_id():
     params, inputs = random_params(TINY), random_prompt(TINY, 5)
-    new = gpt2.generate(inputs, params, 3, 30)
+    new = gpt2.generate(inputs, params, N_HEAD, 30)
     stop_id = new[4]
-    assert gpt2.generate(inputs, params, 3, 30, stop_id=stop_id) == new[: new.index(stop_id)]
+    assert gpt2.generate(inputs, params, N_HEAD, 30, stop_id=stop_id) == new[: new.index(stop_id)]
     unused = next(i for i in range(61) if i not in new)
-    assert gpt2.generate(inputs, params, 3, 30, stop_id=unused) == new
+    assert gpt2.generate(inputs, params, N_HEAD, 30, stop_id=unused) == new
 
 
 def test_generate_from_nothing_is_refused():
     with pytest.raises(ValueError, match="0 ids"):
-        gpt2.generate([], random_params(TINY), 3, 5)
+        gpt2.generate([], random_params(TINY), N_HEAD, 5)
 
 
 # ---------------------------------------------------------------- sampling
@@ -307,7 +315,7 @@ def test_the_same_seed_gives_the_same_ids():
 
     def ids(seed):
         rng = np.random.default_rng(seed)
-        return gpt2.generate([1, 2], params, 3, 30, temperature=1, top_p=0.95, rng=rng)
+        return gpt2.generate([1, 2], params, N_HEAD, 30, temperature=1, top_p=0.95, rng=rng)
 
     assert ids(7) == ids(7)
     assert len({tuple(ids(seed)) for seed in range(5)}) == 5

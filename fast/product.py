@@ -1,0 +1,95 @@
+"""Matrix products that read each weight from memory once.
+
+A product of one row takes as long as reading the matrix from memory does, and plain `@` does that
+at nearly full speed. For two to sixteen rows `@` is slow: BLAS first copies the matrix into an
+order of its own, which pays for many rows only. For many rows plain products are best again.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fast.threads import last_cache, share_out
+
+VERY_FEW_ROWS = 3  # up to so many, one by one, where the matrix stays in a near cache
+FEW_ROWS = 16  # up to so many, cut the matrix into pieces
+MANY_ROWS = 64  # above so many, each core computes its share of the columns
+LARGE_MATRIX = 2**18  # numbers; a smaller one stays in the processor's cache by itself
+# Bytes. A larger last cache is spread over a whole server chip, and is hardly faster than memory.
+LARGEST_NEAR_CACHE = 2**26
+# OpenBLAS takes a product as it lies, without a copy, up to some 920,000 multiplications.
+SMALL_PRODUCT = 900_000
+
+
+def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """x [..., n_in] @ w [n_in, n_out] -> [..., n_out]
+
+    What is not a plain NumPy array (JAX's, say) is left to its own `@`.
+
+    >>> product(np.ones((2, 3)), np.ones((3, 4))).shape
+    (2, 4)
+    """
+    if type(x) is not np.ndarray or type(w) is not np.ndarray:
+        return x @ w
+    rows = x.reshape(-1, x.shape[-1])
+    return _best_way(len(rows), w)(rows, w).reshape(*x.shape[:-1], w.shape[1])
+
+
+def _best_way(n_rows: int, w: np.ndarray) -> Callable:
+    """The one of the functions below that is fastest. The machine decides, not a measurement:
+    the same machine always gives the same bits."""
+    if n_rows == 1 or w.size < LARGE_MATRIX:
+        return np.matmul
+    if n_rows > MANY_ROWS:
+        return shares_of_columns
+    if n_rows <= VERY_FEW_ROWS and 2 * w.nbytes <= last_cache() <= LARGEST_NEAR_CACHE:
+        return row_by_row
+    if n_rows <= FEW_ROWS:
+        return pieces_of_rows if w.flags.c_contiguous else pieces_of_columns
+    return np.matmul
+
+
+def row_by_row(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Only the first row waits for memory, if the matrix stays in cache for the others."""
+    return np.concatenate([x[i : i + 1] @ w for i in range(len(x))])
+
+
+def shares_of_columns(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Each core computes its share of the result's columns."""
+    out = np.empty((len(x), w.shape[1]), x.dtype)
+    share_out(lambda start, end: np.matmul(x, w[:, start:end], out=out[:, start:end]), w.shape[1])
+    return out
+
+
+def pieces_of_columns(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """For a matrix that lies column by column, as a transposed one does."""
+    out = np.empty((len(x), w.shape[1]), x.dtype)
+    step = _piece(len(x) * len(w))
+
+    def work(start, end):
+        for i in range(start, end, step):
+            columns = slice(i, min(i + step, end))
+            np.matmul(x, w[:, columns], out=out[:, columns])
+
+    share_out(work, w.shape[1])
+    return out
+
+
+def pieces_of_rows(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """For a matrix that lies row by row: each piece of its rows adds to the whole result."""
+    step = _piece(len(x) * w.shape[1])
+
+    def work(start, end):
+        total = np.zeros((len(x), w.shape[1]), x.dtype)
+        added = np.empty_like(total)
+        for i in range(start, end, step):
+            rows = slice(i, min(i + step, end))
+            total += np.matmul(x[:, rows], w[rows], out=added)
+        return total
+
+    return sum(share_out(work, len(w)))
+
+
+def _piece(multiplications: int) -> int:
+    """How many rows or columns, of so many multiplications each, make a small product."""
+    return max(8, SMALL_PRODUCT // multiplications // 8 * 8)
