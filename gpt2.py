@@ -43,7 +43,7 @@ from command_line import check, run
 from fast.lookup import Guesses
 from fast.product import product
 from fast.schedule import by_queries, by_rows
-from fast.threads import use_threads
+from fast.threads import one_blas_thread, use_threads
 from utils import load_encoder_hparams_and_params
 
 Array = np.ndarray
@@ -70,7 +70,8 @@ def softmax(x: Array) -> Array:
     array([0.25, 0.75])
     """
     e = np.exp(x - x.max(axis=-1, keepdims=True))  # the largest becomes 1: nothing overflows
-    return e / e.sum(axis=-1, keepdims=True)
+    e /= e.sum(axis=-1, keepdims=True)
+    return e
 
 
 @by_rows
@@ -101,7 +102,8 @@ def attention_weights(q: Array, k: Array, mask: Array) -> Array:
     q [..., n_q, d_head], k [..., n_k, d_head], mask [..., n_q, n_k] -> [..., n_q, n_k]
     """
     scores = (q / math.sqrt(q.shape[-1])) @ k.swapaxes(-1, -2)  # [..., n_q, n_k]
-    return softmax(scores + mask)
+    scores += mask
+    return softmax(scores)
 
 
 @by_queries
@@ -121,15 +123,15 @@ def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Arra
     [n_texts]: -> [n_q, n_k], or [n_texts, 1, n_q, n_k] for all heads alike; 0 for a single query,
     which is the last position and may look at all.
 
-    >>> causal_mask(n_q=2, n_k=3, n_seq=3, dtype=np.dtype(np.float32))
-    array([[ 0.e+00,  0.e+00, -1.e+10],
-           [ 0.e+00,  0.e+00,  0.e+00]], dtype=float32)
+    >>> causal_mask(n_q=2, n_k=3, n_seq=3, dtype=np.dtype(np.float32)) < 0
+    array([[False, False,  True],
+           [False, False, False]])
     """
     if n_q == 1 and np.size(n_seq) == 1:
         return 0.0
     query_positions = np.asarray(n_seq)[..., None, None] + np.arange(-n_q, 0)[:, None]
     later = np.arange(n_k) > query_positions  # [n_q, n_k] or [n_texts, n_q, n_k]
-    mask = np.where(later, dtype.type(-1e10), dtype.type(0))
+    mask = later * dtype.type(-1e10)
     return mask if mask.ndim == 2 else mask[:, None]
 
 
@@ -444,7 +446,8 @@ def generate_side_by_side(
         for i, ids in enumerate(texts)
     ]
     running = list(range(len(texts)))  # which text has the first place in the caches, the second...
-    rows = first_logits(windows)
+    with one_blas_thread:  # BLAS's threads linger, in the way of those that `fast/` starts
+        rows = first_logits(windows)
     for n_made in range(1, n_tokens_to_generate + 1):
         ended = []
         for place, i in enumerate(running):

@@ -29,7 +29,7 @@ def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     >>> product(np.ones((2, 3)), np.ones((3, 4))).shape
     (2, 4)
     """
-    if type(x) is not np.ndarray or type(w) is not np.ndarray:
+    if x.size == x.shape[-1] or type(x) is not np.ndarray or type(w) is not np.ndarray:
         return x @ w
     rows = x.reshape(-1, x.shape[-1])
     return _best_way(len(rows), w)(rows, w).reshape(*x.shape[:-1], w.shape[1])
@@ -38,7 +38,7 @@ def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 def _best_way(n_rows: int, w: np.ndarray) -> Callable:
     """The one of the functions below that is fastest. The machine decides, not a measurement:
     the same machine always gives the same bits."""
-    if n_rows == 1 or w.size < LARGE_MATRIX:
+    if w.size < LARGE_MATRIX:
         return np.matmul
     if n_rows > MANY_ROWS:
         return shares_of_columns
@@ -80,10 +80,10 @@ def pieces_of_rows(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     step = _piece(len(x) * w.shape[1])
 
     def work(start, end):
-        total = np.zeros((len(x), w.shape[1]), x.dtype)
+        pieces = [slice(i, min(i + step, end)) for i in range(start, end, step)]
+        total = x[:, pieces[0]] @ w[pieces[0]]
         added = np.empty_like(total)
-        for i in range(start, end, step):
-            rows = slice(i, min(i + step, end))
+        for rows in pieces[1:]:
             total += np.matmul(x[:, rows], w[rows], out=added)
         return total
 

@@ -30,9 +30,9 @@ def by_rows(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def in_pieces(x, *args, **kwargs):
-        rows = x.reshape(-1, x.shape[-1])
-        if type(x) is not np.ndarray or len(rows) <= PIECE:
+        if type(x) is not np.ndarray or x.size <= PIECE * x.shape[-1]:
             return function(x, *args, **kwargs)
+        rows = x.reshape(-1, x.shape[-1])
         out = np.empty_like(rows)
 
         def work(start, end):
@@ -58,11 +58,12 @@ def by_queries(attention: Callable) -> Callable:
     @functools.wraps(attention)
     def in_pieces(q, k, v, mask):
         n_q, n_k = q.shape[-2], k.shape[-2]
-        if type(q) is not np.ndarray or q.ndim < 3 or q.size * n_k < SMALL_ATTENTION:
+        if q.size * n_k < SMALL_ATTENTION or type(q) is not np.ndarray or q.ndim < 3:
             return attention(q, k, v, mask)
+        # [n_q, n_k]: whether the query may see the key, in any text and head
+        seen = np.broadcast_to(mask > HIDDEN, (*np.shape(mask)[:-2], n_q, n_k))
+        seen = seen.any(axis=tuple(range(seen.ndim - 2)))
         mask = np.broadcast_to(mask, (*q.shape[:-1], n_k))
-        # [n_q, n_k]: whether any text or head lets this query see this key
-        seen = (mask > HIDDEN).any(axis=tuple(range(q.ndim - 2)))
         axis = 0 if len(q) > 1 else q.ndim - 3
         # Laid out so that heads can be put side by side again without a copy.
         out = np.empty((*q.shape[:-3], n_q, q.shape[-3], v.shape[-1]), q.dtype).swapaxes(-3, -2)
