@@ -1,166 +1,186 @@
-"""The command lines of this project: fire, made safe for prompts, and errors in one line; and what
-`gpt2.py` needs between its options and its model.
+"""Command lines by fire, made safe for prompts: options, and errors in one line.
 
-`run(main)` is all that a program needs: the options are main's arguments, the help page is its
-docstring. What is left out: subcommands, short options.
+`run(main)` is the entry point of a program. Its options are the arguments of `main`, each
+annotated as str, int, float or bool, or as one of these `| None`; its help page is the docstring
+of `main`. An argument without a name goes to the option `prompt`, exactly as it was typed.
+
+`check` and `read_prompts` are for `main` itself. Left out: subcommands and short options.
 """
 
+import collections
+import functools
 import inspect
 import math
+import numbers
 import os
 import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
-
-def check(name, value, kind, low, high=math.inf):
-    """Raise ValueError unless an option's value is a number of that kind, from low to high."""
-    kinds = (int, float) if kind is float else kind
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        what = "whole number" if kind is int else "number"
-        raise ValueError(f"--{name} {value}: expected a {what} from {low} to {high}")
+EXPECTED = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
 
 
-def ask():
-    """The next line of standard input, None at its end. A person at a terminal sees a `> `."""
-    if sys.stdin.isatty():
-        print("> ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    return line.rstrip("\r\n") if line else None
+def check(name: str, value: float, kind: type, low: float, high: float = math.inf) -> None:
+    """Raise ValueError unless the option's value is a number from `low` to `high`.
+
+    kind: int takes whole numbers only, float takes both. Neither takes a bool or NaN.
+
+    >>> check("top_p", 0.9, float, 0, 1)
+    >>> check("top_k", -1, int, 0)
+    Traceback (most recent call last):
+    ValueError: --top_k -1: expected a whole number of at least 0
+    """
+    number = numbers.Integral if kind is int else numbers.Real  # NumPy's numbers count too
+    is_number = isinstance(value, number) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # NaN is neither above nor below anything
+        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"--{name} {value}: expected {EXPECTED[kind]} {limits}")
 
 
-def fire_arguments(argv, defaults):
+def read_prompts(prompt: str | None) -> Iterator[str]:
+    """Yield the prompts of a run: the one given, or what standard input has.
+
+    "-" stands for the whole of it; None for each line by itself, as soon as it is there, which a
+    `> ` asks for at a terminal.
+    """
+    if prompt == "-":
+        yield sys.stdin.read()
+    elif prompt is not None:
+        yield prompt
+    else:
+        while True:
+            if sys.stdin.isatty():
+                print("> ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+            if not line:  # the end of the input; an empty line is "\n"
+                return
+            yield line.rstrip("\r\n")
+
+
+def option_kinds(main: Callable) -> dict[str, type]:
+    """{option: str, int, float or bool}, from the annotations of main's arguments.
+
+    Raises TypeError if one is missing or of another kind. That is the program's mistake, not the
+    user's, so `run` leaves it its traceback.
+
+    >>> def main(prompt: str | None = None, top_k: int = 0): ...
+    >>> option_kinds(main)
+    {'prompt': <class 'str'>, 'top_k': <class 'int'>}
+    """
+    annotations = typing.get_type_hints(main)
+    kinds = {}
+    for name in inspect.signature(main).parameters:
+        matching = [kind for kind in EXPECTED if annotations.get(name) in (kind, kind | None)]
+        if not matching:
+            raise TypeError(
+                f"{main.__name__}: the option {name} must be annotated as str, int, float or bool, "
+                "or as one of these | None"
+            )
+        kinds[name] = matching[0]
+    return kinds
+
+
+def convert(name: str, kind: type, text: str) -> str | int | float | bool:
+    """The value of the option --name as a `kind` (str, int, float or bool), from what was typed.
+
+    Raises ValueError if it is not one. "nan" is not a number here; "inf" is.
+
+    >>> convert("top_k", int, "50")
+    50
+    >>> convert("top_k", int, "hot")
+    Traceback (most recent call last):
+    ValueError: --top_k hot: expected a whole number
+    """
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        value = kind(text)
+        if kind is float and math.isnan(value):
+            raise ValueError
+    except (KeyError, ValueError):
+        raise ValueError(f"--{name} {text[:80]}: expected {EXPECTED[kind]}") from None
+    return value
+
+
+def fire_arguments(argv: Iterable[str], kinds: dict[str, type]) -> list[str]:
     """The command line with every argument as --name=value, which fire takes without guessing.
 
-    Left to itself fire reads a prompt as Python (`Yes, sir` is a tuple, `2024` a number), halts
-    at `-`, and complains of a misspelt option only when all is done.
+    Left to itself fire halts at `-`, takes `-x` for an option, and complains of a misspelt
+    option only when all the work is done.
+    kinds: as `option_kinds` gives them. Raises ValueError for what the user did wrong.
 
-    >>> defaults = {"prompt": None, "top_k": 0, "quiet": False}
-    >>> fire_arguments(["-5 is", "--top-k", "3", "--quiet"], defaults)
+    >>> kinds = {"prompt": str, "top_k": int, "quiet": bool}
+    >>> fire_arguments(["-5 is", "--top-k", "3", "--quiet"], kinds)
     ['--prompt=-5 is', '--top_k=3', '--quiet=True']
     """
-    arguments, argv = [], list(argv)
-    while argv:
-        argument = argv.pop(0)
-        name, equals, value = argument[2:].partition("=")
-        name = name.replace("-", "_")
+    options = []  # (name, value), the value as it was typed
+    rest = collections.deque(argv)
+    while rest:
+        argument = rest.popleft()
         if argument in ("-h", "--help"):
             return ["--help"]
         if argument == "--":
-            arguments, argv = arguments + [f"--prompt={prompt}" for prompt in argv], []
-        elif not argument.startswith("--") or not name.isidentifier():
-            arguments.append(f"--prompt={argument}")
-        elif name not in defaults:
+            options += [("prompt", text) for text in rest]
+            break
+        name, equals, value = argument.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not argument.startswith("--") or not name.isidentifier():
+            options.append(("prompt", argument))
+        elif name not in kinds:
             raise ValueError(f"there is no option --{name}: see --help, or write --prompt=--{name}")
-        elif isinstance(defaults[name], bool):
-            follows = not equals and argv and argv[0].lower() in ("true", "false")
-            value = (argv.pop(0) if follows else value or "True").capitalize()
-            if value not in ("True", "False"):
-                raise ValueError(f"--{name} {value}: expected True or False")
-            arguments.append(f"--{name}={value}")
-        elif equals or argv:
-            arguments.append(f"--{name}={value if equals else argv.pop(0)}")
         else:
-            raise ValueError(f"--{name} needs a value: see --help")
-    prompts = [argument[9:] for argument in arguments if argument.startswith("--prompt=")]
-    if len(prompts) > ("prompt" in defaults):
-        raise ValueError(f"unexpected argument {prompts[-1]!r}: put quotes around a text")
-    return arguments
+            options.append((name, value if equals else _next_value(name, kinds[name], rest)))
+    texts = [value for name, value in options if name == "prompt"]
+    most = 1 if "prompt" in kinds else 0
+    if len(texts) > most:
+        raise ValueError(f"unexpected argument {texts[-1]!r}: put quotes around a text")
+    return [f"--{name}={value}" for name, value in options]
 
 
-def load_model(model_size, models_dir):
-    """(encoder, hparams, params) of that name, by default 124M, or offline the bundled one."""
-    from utils import load_encoder_hparams_and_params
+def _next_value(name: str, kind: type, rest: collections.deque[str]) -> str:
+    """The value of an option without "=": the next argument, taken from `rest`.
 
-    if model_size is not None:
-        return load_encoder_hparams_and_params(model_size, models_dir)
-    try:
-        return load_encoder_hparams_and_params("124M", models_dir)
-    except (ConnectionError, ImportError) as error:  # no network, or no TensorFlow to convert it
-        notice = "using the small bundled model, which only knows Python. For GPT-2 124M mend this"
-        print(f"gpt2.py: {error}; {notice}, or set GPT2_BASE_URL to a mirror", file=sys.stderr)
-        bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
-        return load_encoder_hparams_and_params("python", bundled)
-
-
-thread_limit = math.inf  # --threads
-
-
-def cores():
-    """How many threads to use: as many as this process may use processor cores, up to --threads."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(n, thread_limit)
-
-
-def use_threads(n=None):
-    """Use `n` threads from now on, at most one for each core that the process may use."""
-    if n is None:  # as many; BLAS does so by itself
-        return
-    from threadpoolctl import threadpool_limits
-
-    global thread_limit
-    check("threads", n, int, 1)
-    thread_limit = n
-    threadpool_limits(cores(), "blas")
-
-
-def complete(prompt, encoder, hparams, params, n_tokens_to_generate, seeds, **options):
-    """The texts that follow prompt (str), one for each of `seeds`: iterators of their pieces.
-
-    A piece is whole characters. A single text comes as it is made; several are made side by side
-    first. An empty prompt starts from `<|endoftext|>`. `options` go to `gpt2.generate`.
+    An option that is a bool may also stand alone, and is then True.
     """
-    import gpt2
-
-    ids, n_ctx = encoder.encode(prompt) or [encoder.eot], hparams["n_ctx"]
-    if None in ids:
-        raise ValueError("an empty prompt starts from <|endoftext|>, which this vocabulary lacks")
-    if len(ids) > n_ctx:
-        print(f"gpt2.py: of {len(ids)} prompt tokens the last {n_ctx} are read", file=sys.stderr)
-    n_head, rngs = hparams["n_head"], [np.random.default_rng(seed) for seed in seeds]
-    if len(seeds) == 1:
-        options |= {"rng": rngs[0]}
-        new_ids = gpt2.generate_stream(ids, params, n_head, n_tokens_to_generate, **options)
-        return [encoder.decode_stream(with_bar(new_ids, n_tokens_to_generate))]
-    from fast_generation import copies, side_by_side
-
-    options.pop("lookup", None)
-    windows = copies(ids, params, n_head, len(seeds))
-    new_ids = side_by_side(windows, n_tokens_to_generate, rngs=rngs, **options)
-    texts = [[] for _ in seeds]
-    for i, new_id in with_bar(new_ids, n_tokens_to_generate * len(seeds)):
-        texts[i].append(new_id)
-    return [encoder.decode_stream(text) for text in texts]
+    if kind is bool and not (rest and rest[0].lower() in ("true", "false")):
+        return "True"
+    if not rest:
+        raise ValueError(f"--{name} needs a value: see --help")
+    return rest.popleft()
 
 
-def with_bar(new_ids, n_tokens):
-    """`new_ids` with a progress bar, unless the text goes to the terminal: it would cut through."""
-    if not sys.stderr.isatty() or sys.stdout.isatty():
-        return new_ids
-    from tqdm import tqdm
+def run(main: Callable) -> None:
+    """Call `main` with the options on the command line, and end the process as a command should.
 
-    return tqdm(new_ids, "generating", n_tokens, unit="token")
-
-
-def run(function):
-    """Call function with the options on the command line; print what it did wrong in one line."""
+    A ValueError, OSError or ImportError becomes one line on standard error, exit status 1.
+    Ctrl-C ends quietly with 130, a reader of the output that goes away (`| head`) with 141.
+    """
     import fire
 
-    sys.stdin.reconfigure(encoding="utf-8", newline="", errors="replace")
-    sys.stdout.reconfigure(encoding="utf-8")
-    sys.stderr.reconfigure(encoding="utf-8", errors="replace")
-    parameters = inspect.signature(function).parameters
-    texts = {name: str for name, value in parameters.items() if "str" in str(value.annotation)}
+    _use_utf8()
+    kinds = option_kinds(main)
+    # Without these fire reads each value as Python: `Yes, sir` is a tuple, `2024` a number.
+    parsers = {name: functools.partial(convert, name, kind) for name, kind in kinds.items()}
+    fire.decorators.SetParseFns(**parsers)(main)
     try:
-        argv = fire_arguments(sys.argv[1:], {name: p.default for name, p in parameters.items()})
-        if argv == ["--help"]:
-            return print(inspect.getdoc(function))
-        fire.decorators.SetParseFns(**texts)(function)
-        fire.Fire(function, argv, serialize=lambda result: None)
+        arguments = fire_arguments(sys.argv[1:], kinds)
+        if arguments == ["--help"]:
+            print(inspect.getdoc(main))
+        else:
+            fire.Fire(main, arguments, serialize=lambda result: None)  # prints no result
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # such as by `| head`: nobody reads on, and exit must not try again
+    except BrokenPipeError:
+        # Python flushes standard output at exit: let it go nowhere, not into the pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{os.path.basename(sys.argv[0])}: {' '.join(str(error).split())}")
+        message = " ".join(str(error).split())
+        sys.exit(f"{os.path.basename(sys.argv[0])}: {message}")
+
+
+def _use_utf8() -> None:
+    """Make the standard streams UTF-8 on every system; input keeps its line ends."""
+    sys.stdin.reconfigure(encoding="utf-8", newline="", errors="replace")
+    sys.stdout.reconfigure(encoding="utf-8")
+    sys.stderr.reconfigure(encoding="utf-8", errors="replace")
