@@ -154,7 +154,7 @@ def test_any_text_of_an_option_arrives_as_typed(text):
         ("", "not read", [""]),
         ("-", " def f():\r\n\treturn 1\n", [" def f():\r\n\treturn 1\n"]),
         ("-", "", [""]),
-        (None, "one\n\ntwo, three\r\nlast", ["one", "", "two, three", "last"]),
+        (None, "one\n\n two, three \r\nlast", ["one", "", " two, three ", "last"]),
         (None, "", []),
     ],
 )
@@ -414,12 +414,16 @@ import command_line
 
 def main():
     while True:
-        print("a line")
+        print("a line", flush=True)
 
 command_line.run(main)
 """
     with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         process.stdout.readline()
         process.stdout.close()
