@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import command_line
-from command_line import check, convert, option_kinds, read_prompts
+from command_line import check, convert, option_kinds
 
 ROOT = Path(command_line.__file__).parent
 
@@ -148,41 +148,22 @@ def test_any_text_of_an_option_arrives_as_typed(text):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "stdin", "prompts"),
+    ("typed", "read"),
     [
-        ("a text", "not read", ["a text"]),
-        ("", "not read", [""]),
-        ("-", " def f():\r\n\treturn 1\n", [" def f():\r\n\treturn 1\n"]),
-        ("-", "", [""]),
-        (None, "one\n\n two, three \r\nlast", ["one", "", " two, three ", "last"]),
-        (None, "", []),
+        (" def f():\r\n\treturn 'é🙂'\n".encode(), " def f():\r\n\treturn 'é🙂'\n"),
+        (b"a\rb", "a\rb"),
+        (b"caf\xe9", "caf\ufffd"),  # not UTF-8
+        (b"", ""),
     ],
 )
-def test_prompts_come_from_the_command_line_or_standard_input(prompt, stdin, prompts):
-    read = []
+def test_standard_input_arrives_as_typed(typed, read):
+    seen = []
 
     def main():
-        read.extend(read_prompts(prompt))
+        seen.append(sys.stdin.read())
 
-    assert run(main, stdin=stdin.encode()) == (0, "", "")
-    assert read == prompts
-
-
-def test_bytes_of_standard_input_that_are_not_utf8_are_replaced():
-    read = []
-
-    def main():
-        read.extend(read_prompts("-"))
-
-    run(main, stdin=b"caf\xe9")
-    assert read == ["caf\ufffd"]
-
-
-def test_a_line_is_read_only_when_it_is_asked_for(monkeypatch):
-    stdin = io.StringIO("one\ntwo\n")
-    monkeypatch.setattr(sys, "stdin", stdin)
-    assert next(read_prompts(None)) == "one"
-    assert stdin.read() == "two\n"
+    assert run(main, stdin=typed) == (0, "", "")
+    assert seen == [read]
 
 
 # ---------------------------------------------------------------- options
