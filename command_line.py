@@ -4,7 +4,7 @@
 annotated as str, int, float or bool, or as one of these `| None`; its help page is the docstring
 of `main`. An argument without a name goes to the option `prompt`, exactly as it was typed.
 
-`check` and `read_prompts` are for `main` itself. Left out: subcommands and short options.
+`check` is for `main` itself, to check ranges. Left out: subcommands and short options.
 """
 
 import collections
@@ -15,7 +15,7 @@ import numbers
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 EXPECTED = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
 
@@ -35,26 +35,6 @@ def check(name: str, value: float, kind: type, low: float, high: float = math.in
     if not is_number or not low <= value <= high:  # NaN is neither above nor below anything
         limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
         raise ValueError(f"--{name} {value}: expected {EXPECTED[kind]} {limits}")
-
-
-def read_prompts(prompt: str | None) -> Iterator[str]:
-    """Yield the prompts of a run: the one given, or what standard input has.
-
-    "-" stands for the whole of it; None for each line by itself, as soon as it is there, which a
-    `> ` asks for at a terminal.
-    """
-    if prompt == "-":
-        yield sys.stdin.read()
-    elif prompt is not None:
-        yield prompt
-    else:
-        while True:
-            if sys.stdin.isatty():
-                print("> ", end="", file=sys.stderr, flush=True)
-            line = sys.stdin.readline()
-            if not line:  # the end of the input; an empty line is "\n"
-                return
-            yield line.rstrip("\r\n")
 
 
 def option_kinds(main: Callable) -> dict[str, type]:

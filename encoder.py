@@ -1,40 +1,63 @@
-r"""Byte-level BPE, GPT-2's tokenizer: text to token ids and back.
+r"""Byte-level BPE (byte-pair encoding), the tokenizer of GPT-2: text to token ids and back.
 
-A text is split into pieces (words, numbers, punctuation, white space). The UTF-8 bytes of a piece
-are its first symbols; then, of all pairs of neighbours, the one that was learned first is merged
-into one symbol, again and again; the symbols that are left are the tokens. Sources: Radford et al.
-2019, "Language Models are Unsupervised Multitask Learners", section 2.2; Sennrich et al. 2016,
-"Neural Machine Translation of Rare Words with Subword Units". Left out: learning merges, and
-special tokens within a text.
+Encoding takes three steps:
 
-What is a letter, a number or white space Unicode says, and adds characters every year: with those
-newer than the tables of `regex`, tiktoken, tokenizers or `unicodedata`, these may give other ids
-than one another. They decode to the same text all the same.
+1. The text is split into pieces: words, numbers, punctuation, white space (`SPLIT`).
+2. Each byte of a piece, in UTF-8, becomes a symbol.
+3. Neighbouring symbols are merged into longer ones, by a list of merges that was learned from
+   text (`merge_symbols`). The symbols that are left are the tokens.
+
+Sources: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2;
+Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016.
+Left out: learning merges, and special tokens inside a text.
+
+Unicode defines which characters are letters, numbers or white space, and adds characters every
+year. This file, tiktoken and tokenizers each follow some version of Unicode, so they may give
+different ids for characters newer than that. The ids decode to the same text all the same.
 """
 
 import codecs
 import functools
+import heapq
 import json
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heappop, heappush
+from contextlib import contextmanager
 from itertools import chain, pairwise
 from math import inf
-from operator import index
 
 ENDOFTEXT = "<|endoftext|>"
-LAYOUTS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))  # OpenAI, Hugging Face
+# The names of the vocabulary and of the merges: OpenAI's, then Hugging Face's.
+LAYOUTS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+
 SPLIT = r"'(?:s|t|re|ve|m|ll|d)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# A piece always ends where white space follows a visible ASCII character. Text is cut into blocks
-# at such places, so that one é makes only its own block slow to split.
+# A text is cut into blocks of 200 characters or more before it is split, so that one é slows down
+# only its own block (see `_splitter`). Where white space follows a visible ASCII character a
+# piece always ends, so a cut there changes no piece.
 BLOCK = re.compile(r".{200,}?[!-~](?=[ \n])|.+", re.DOTALL)
 
-# In the files each byte is written as one visible character: as itself where Latin-1 shows
-# something, else as the next character from U+0100 on. GPT-2's ids 0 to 255 follow this order.
-_SYMBOL = {b: chr(b) for b in [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]}
-_SYMBOL |= {b: chr(256 + i) for i, b in enumerate(sorted({*range(256)} - {*_SYMBOL}))}
-_BYTE = {symbol: bytes([byte]) for byte, symbol in _SYMBOL.items()}
+LONG_PIECE = 20  # symbols; from here on `merge_many_symbols` is the faster one
+MAX_KNOWN_PIECES = 2**16  # some 15 MB
+MAX_KNOWN_LENGTH = 64  # characters
+
+
+def _symbols_of_bytes() -> dict[int, str]:
+    """Byte -> the visible character that stands for it in the vocabulary files, in GPT-2's order.
+
+    The bytes that are visible characters of Latin-1 stand for themselves and have the ids 0 to
+    187. The others follow, as the characters from U+0100 on: a space is "Ġ", a line end "Ċ".
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in visible]
+    symbols = {byte: chr(byte) for byte in visible}
+    symbols.update({byte: chr(0x100 + i) for i, byte in enumerate(others)})
+    return symbols
+
+
+SYMBOL_OF_BYTE = _symbols_of_bytes()
+BYTE_OF_SYMBOL = {symbol: bytes([byte]) for byte, symbol in SYMBOL_OF_BYTE.items()}
 
 
 def byte_level_vocab() -> dict[str, int]:
@@ -43,50 +66,88 @@ def byte_level_vocab() -> dict[str, int]:
     >>> Encoder(byte_level_vocab(), []).encode("Aé")
     [32, 127, 102]
     """
-    return {symbol: i for i, symbol in enumerate([*_SYMBOL.values(), ENDOFTEXT])}
+    symbols = [*SYMBOL_OF_BYTE.values(), ENDOFTEXT]
+    return {symbol: token_id for token_id, symbol in enumerate(symbols)}
 
 
-def get_encoder(model_name: str, models_dir: str) -> "Encoder":
-    """Read the tokenizer of the folder `models_dir/model_name`, in either of the `LAYOUTS`.
+def merge_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
+    """Merge the pair of lowest rank, the leftmost among equals, until no pair has a rank.
 
-    Raises FileNotFoundError if there is none, ValueError if a file makes no sense.
+    `ranks` has the rank of each merge "left right": 0 was learned first.
+
+        h  e  l  l  o      ranks here: "h e" 0, "l l" none, "l o" 1, "he l" 2
+        he l  l  o         merged "h e"
+        he l  lo           merged "l o"
+        hel   lo           merged "he l"; "hel lo" has no rank: done
+
+    >>> merge_symbols(["h", "e", "l", "l", "o"], {"h e": 0, "l o": 1, "he l": 2})
+    ['hel', 'lo']
     """
-    folder = os.path.join(models_dir, model_name)
-    found = [name for name in chain(*LAYOUTS) if os.path.isfile(os.path.join(folder, name))]
-    layout = next((names for names in LAYOUTS if set(names) <= set(found)), None)
-    if layout is None:
-        need = " or ".join(map(" and ".join, LAYOUTS))
-        raise FileNotFoundError(f"no tokenizer in {folder}: need {need}; found {found}")
-    vocab_path, merges_path = (os.path.join(folder, name) for name in layout)
-    encoder = _read(vocab_path, _parse_vocab)
-    return _read(merges_path, lambda text: Encoder(encoder, _parse_merges(text)))
+    symbols = list(symbols)
+    # pair_ranks[i] is the rank of symbols i and i + 1.
+    pair_ranks = [ranks.get(f"{left} {right}", inf) for left, right in pairwise(symbols)]
+    while pair_ranks:
+        lowest = min(pair_ranks)
+        if lowest == inf:
+            break
+        i = pair_ranks.index(lowest)
+        symbols[i] += symbols.pop(i + 1)
+        del pair_ranks[i]
+        # The new symbol makes new pairs, with the symbol before it and the one after it.
+        if i > 0:
+            pair_ranks[i - 1] = ranks.get(f"{symbols[i - 1]} {symbols[i]}", inf)
+        if i < len(pair_ranks):
+            pair_ranks[i] = ranks.get(f"{symbols[i]} {symbols[i + 1]}", inf)
+    return symbols
 
 
-def _read(path: str, parse: Callable):
-    """`parse` of the text of a file. A ValueError is passed on with the file's name."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return parse(file.read())
-    except ValueError as error:  # the errors of JSON and of UTF-8 are ValueErrors too
-        raise ValueError(f"{path}: {error}") from error
+def merge_many_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
+    """What `merge_symbols` returns, in a time that suits long pieces.
 
+    `merge_symbols` looks at all pairs before every merge: n * n steps for n symbols, which is
+    hours for a line of a million letters. Here the pairs that have a rank wait in a heap, and the
+    symbols are a linked list, so a merge moves nothing: n * log(n) steps.
 
-def _parse_vocab(text: str) -> dict[str, int]:
-    encoder = json.loads(text)
-    if not isinstance(encoder, dict) or {*map(type, encoder.values())} != {int}:
-        raise ValueError("not a JSON object of tokens and integer ids")
-    return encoder
-
-
-def _parse_merges(text: str) -> list[str]:
-    lines = text.split("\n")  # not at the other line ends of str.splitlines
-    return [line for line in lines[lines[0].startswith("#version") :] if line]
+    >>> merge_many_symbols(["h", "e", "l", "l", "o"], {"h e": 0, "l o": 1, "he l": 2})
+    ['hel', 'lo']
+    """
+    n = len(symbols)
+    symbols = list(symbols)
+    # symbols[i] has the neighbours symbols[before[i]] and symbols[after[i]]; -1 and n: no neighbour
+    before = list(range(-1, n - 1))
+    after = list(range(1, n + 1))
+    # pair_ranks[i] is the rank of symbols[i] and the symbol after it.
+    pair_ranks = [ranks.get(f"{left} {right}", inf) for left, right in pairwise(symbols)] + [inf]
+    # rank * n + i stands for (rank, i) in the heap: the same order, and faster to compare.
+    heap = [rank * n + i for i, rank in enumerate(pair_ranks) if rank < inf]
+    heapq.heapify(heap)
+    while heap:
+        rank, i = divmod(heapq.heappop(heap), n)
+        if pair_ranks[i] != rank:
+            continue  # one of the two symbols has been merged with another since
+        left, merged = before[i], after[i]
+        right = after[merged]
+        symbols[i] += symbols[merged]
+        symbols[merged] = ""
+        pair_ranks[i] = pair_ranks[merged] = inf
+        after[i] = right
+        # The new symbol makes new pairs, with the symbol before it and the one after it.
+        if left >= 0:
+            pair_ranks[left] = rank = ranks.get(f"{symbols[left]} {symbols[i]}", inf)
+            if rank < inf:
+                heapq.heappush(heap, rank * n + left)
+        if right < n:
+            before[right] = i
+            pair_ranks[i] = rank = ranks.get(f"{symbols[i]} {symbols[right]}", inf)
+            if rank < inf:
+                heapq.heappush(heap, rank * n + i)
+    return [symbol for symbol in symbols if symbol]
 
 
 @functools.cache
 def _splitter(is_ascii: bool) -> Callable[[str], list[str]]:
-    """The function that splits a text into its pieces."""
-    if is_ascii:  # `re` has no \p{...} but is twice as fast, and spares the import of `regex`
+    """The function that splits a block of text into its pieces, as `SPLIT` says."""
+    if is_ascii:  # `re` has no \p{...}, but is twice as fast, and spares the import of `regex`
         ascii_split = SPLIT.replace(r"\p{L}", "A-Za-z").replace(r"\p{N}", "0-9")
         return re.compile(ascii_split, re.ASCII).findall
     import regex
@@ -95,24 +156,31 @@ def _splitter(is_ascii: bool) -> Callable[[str], list[str]]:
 
 
 class Encoder:
-    """A byte-level BPE tokenizer, made of a vocabulary and its merges, first learned first.
+    """A byte-level BPE tokenizer, made of a vocabulary and a list of merges.
 
-    encoder: token -> id, in the visible characters of the vocabulary files.
-    merges: "left right" each (ValueError for other forms); none makes a tokenizer of bytes.
+    vocabulary: token -> id, in the visible characters of the vocabulary files.
+    merges: "left right" each, first learned first (ValueError for other forms). Without merges
+    each byte is a token.
 
-    >>> tokens = Encoder({**byte_level_vocab(), "he": 257, "hel": 258}, ["h e", "he l"])
-    >>> tokens.encode("hello he")
+    Attributes: `encoder` (token -> id), `decoder` (id -> token), `eot` (the id of `<|endoftext|>`,
+    None if the vocabulary lacks it), `bpe_ranks`.
+
+    >>> tokenizer = Encoder({**byte_level_vocab(), "he": 257, "hel": 258}, ["h e", "he l"])
+    >>> tokenizer.encode("hello he")
     [258, 75, 78, 220, 257]
-    >>> list(tokens.decode_stream([258, 127, 102, 127]))  # 127 is the first byte of "é"
+    >>> tokenizer.decode([258, 75, 78])
+    'hello'
+    >>> list(tokenizer.decode_stream([258, 127, 102, 127]))  # 127 is the first byte of "é"
     ['hel', 'é', '�']
     """
 
-    def __init__(self, encoder: dict[str, int], merges: Iterable[str]):
-        self.encoder = encoder
-        self.decoder = {i: token for token, i in encoder.items()}
-        self.eot = encoder.get(ENDOFTEXT)
-        self._ranks = {merge: rank for rank, merge in enumerate(merges)}  # tuples load slower
-        self._words = {}  # piece -> its ids
+    def __init__(self, vocabulary: dict[str, int], merges: Iterable[str]):
+        self.encoder = vocabulary
+        self.decoder = {token_id: token for token, token_id in vocabulary.items()}
+        self.eot = vocabulary.get(ENDOFTEXT)
+        # By "left right" and not by (left, right): 50,000 tuples would take longer to make.
+        self._ranks = {merge: rank for rank, merge in enumerate(merges)}
+        self._known_pieces = {}  # piece -> its ids
         for merge in self._ranks:
             if merge.count(" ") != 1:
                 raise ValueError(f"a merge is two symbols with a space between, not {merge!r}")
@@ -123,78 +191,98 @@ class Encoder:
         return {tuple(merge.split(" ")): rank for merge, rank in self._ranks.items()}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of any text. `<|endoftext|>` in it is text: for its id take `self.eot`.
+        """The ids of any text. `<|endoftext|>` in it is plain text: its id is `self.eot`.
 
-        UTF-8 has no surrogates: a pair becomes the character it stands for, a lone one U+FFFD,
-        as in tiktoken. Every other text comes back from `decode` as it was.
+        UTF-8 cannot hold surrogates: a pair becomes the character it stands for, a lone one
+        U+FFFD, as in tiktoken. Every other text comes back from `decode` as it was.
         Raises TypeError for anything but a str, ValueError if the vocabulary lacks a symbol.
         """
         if not isinstance(text, str):
             raise TypeError(f"encode takes a str, not {type(text).__name__}")
         if not text.isascii():
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        known, ids = self._words.get, []
+        known_ids = self._known_pieces.get
+        ids = []
         for block in BLOCK.findall(text):
-            for piece in _splitter(block.isascii())(block):
-                ids += known(piece) or self._encode_piece(piece)
+            split = _splitter(block.isascii())
+            for piece in split(block):
+                ids += known_ids(piece) or self._encode_piece(piece)
         return ids
 
     def _encode_piece(self, piece: str) -> tuple[int, ...]:
-        symbols = self._merge([_SYMBOL[byte] for byte in piece.encode()])
+        symbols = [SYMBOL_OF_BYTE[byte] for byte in piece.encode()]
+        merge = merge_symbols if len(symbols) < LONG_PIECE else merge_many_symbols
         try:
-            ids = tuple([self.encoder[symbol] for symbol in symbols])
+            ids = tuple([self.encoder[token] for token in merge(symbols, self._ranks)])
         except KeyError as error:
             raise ValueError(f"no token {error} in the vocabulary, for {piece[:40]!r}") from None
-        if len(piece) <= 64 and len(self._words) < 2**16:  # some 15 MB of everyday words
-            self._words[piece] = ids
+        if len(piece) <= MAX_KNOWN_LENGTH and len(self._known_pieces) < MAX_KNOWN_PIECES:
+            self._known_pieces[piece] = ids
         return ids
 
-    def _merge(self, symbols: list[str]) -> list[str]:
-        """Merge the pair of lowest rank, the leftmost among equals, until no pair has a rank.
-
-        Of many symbols the pairs wait in a heap, linked both ways: O(n log n) steps for n symbols.
-        """
-        n, rank_of = len(symbols), self._ranks.get
-        symbols = [*symbols, " "]  # in no merge; the neighbour of both ends: -1 is the end, too
-        ranks = [rank_of(f"{a} {b}", inf) for a, b in pairwise(symbols)]  # of the pair from i on
-        while n < 50 and (rank := min(ranks)) < inf:
-            i = ranks.index(rank)
-            symbols[i] += symbols.pop(i + 1)
-            del ranks[i]
-            ranks[i - 1] = rank_of(f"{symbols[i - 1]} {symbols[i]}", inf)
-            ranks[i] = rank_of(f"{symbols[i]} {symbols[i + 1]}", inf)
-        if n < 50:
-            return symbols[:-1]
-        heap = sorted([rank * n + i for i, rank in enumerate(ranks) if rank < inf])
-        before, after, ranks = [*range(-1, n)], [*range(1, n + 1)], [*ranks, inf]
-        while heap:
-            rank, i = divmod(heappop(heap), n)
-            if ranks[i] == rank:  # else a merge has changed this pair since
-                left, gone = before[i], after[i]
-                right = after[i] = after[gone]
-                before[right] = i
-                symbols[i], symbols[gone], ranks[gone] = symbols[i] + symbols[gone], "", inf
-                for j, k in ((left, i), (i, right)):
-                    ranks[j] = rank = rank_of(f"{symbols[j]} {symbols[k]}", inf)
-                    if rank < inf:
-                        heappush(heap, rank * n + j)
-        return [symbol for symbol in symbols[:n] if symbol]
-
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of any ids; bytes that are no UTF-8 become U+FFFD.
+        """The text of any ids; bytes that are not valid UTF-8 become U+FFFD.
 
-        Raises ValueError for ids outside the vocabulary, TypeError for what is no integer.
+        Raises ValueError for ids outside the vocabulary, TypeError for ids that are not integers.
         """
         return self._bytes(ids).decode("utf-8", "replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` while they come, whole characters only: joined, `decode(ids)`."""
-        return codecs.iterdecode((self._bytes([i]) for i in ids), "utf-8", "replace")
+        """The text of `ids` as they arrive, in whole characters. Joined, it is `decode(ids)`."""
+        parts = (self._bytes([token_id]) for token_id in ids)
+        return codecs.iterdecode(parts, "utf-8", "replace")
 
     def _bytes(self, ids: Iterable[int]) -> bytes:
-        ids = [index(i) for i in ids]
-        if unknown := [i for i in ids if i not in self.decoder]:
+        ids = [operator.index(token_id) for token_id in ids]
+        unknown = [token_id for token_id in ids if token_id not in self.decoder]
+        if unknown:
             raise ValueError(f"ids outside the vocabulary: {unknown[:5]} ({len(unknown)} in all)")
-        symbols = chain.from_iterable(self.decoder[i] for i in ids)
-        # A token that was added by hand may hold characters that stand for no byte.
-        return b"".join([_BYTE.get(s) or s.encode("utf-8", "replace") for s in symbols])
+        symbols = chain.from_iterable(self.decoder[token_id] for token_id in ids)
+        # A token that was added by hand may have characters that stand for no byte: those are text.
+        return b"".join([BYTE_OF_SYMBOL.get(s) or s.encode("utf-8", "replace") for s in symbols])
+
+
+def get_encoder(model_name: str, models_dir: str) -> Encoder:
+    """Read the tokenizer in the folder `models_dir/model_name`, in either of the `LAYOUTS`.
+
+    Raises FileNotFoundError if the files are not there, ValueError if one cannot be understood.
+    """
+    folder = os.path.join(models_dir, model_name)
+    for names in LAYOUTS:
+        vocabulary_path, merges_path = [os.path.join(folder, name) for name in names]
+        if os.path.isfile(vocabulary_path) and os.path.isfile(merges_path):
+            with _path_in_errors(vocabulary_path):
+                vocabulary = _read_vocabulary(vocabulary_path)
+            with _path_in_errors(merges_path):
+                return Encoder(vocabulary, _read_merges(merges_path))
+    needed = " or ".join(" and ".join(names) for names in LAYOUTS)
+    found = [name for name in chain(*LAYOUTS) if os.path.isfile(os.path.join(folder, name))]
+    raise FileNotFoundError(
+        f"no tokenizer in {folder}: it needs {needed}, and has {', '.join(found) or 'none of them'}"
+    )
+
+
+@contextmanager
+def _path_in_errors(path: str) -> Iterator[None]:
+    """Begin the message of a ValueError with `path`. Errors of JSON and UTF-8 are ValueErrors."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_vocabulary(path: str) -> dict[str, int]:
+    with open(path, encoding="utf-8") as file:
+        vocabulary = json.load(file)
+    if not isinstance(vocabulary, dict) or set(map(type, vocabulary.values())) != {int}:
+        raise ValueError("not a JSON object of tokens and integer ids")
+    return vocabulary
+
+
+def _read_merges(path: str) -> list[str]:
+    with open(path, encoding="utf-8") as file:
+        # str.splitlines would also split at characters that may be symbols of a merge.
+        lines = file.read().split("\n")
+    if lines[0].startswith("#version"):
+        del lines[0]
+    return [line for line in lines if line]

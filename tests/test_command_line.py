@@ -1,7 +1,6 @@
 """python gpt2.py as a user runs it: a process, its arguments, its streams and its exit status."""
 
 import inspect
-import io
 import os
 import signal
 import struct
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from random_models import random_params
 
 import command_line
@@ -59,75 +56,6 @@ def expected_text(models_dir, prompt, n=40, **options):
 
 
 # ---------------------------------------------------------------- the prompt
-
-PROMPTS = [
-    "Yes, sir",
-    "2024",
-    "007",
-    "1e3",
-    "0x10",
-    "1_000",
-    "None",
-    "True",
-    "{x}",
-    "{'a': 1}",
-    "[1, 2]",
-    "(a)",
-    "a,b",
-    "'quoted'",
-    '"',
-    "a=b",
-    "--prompt=x",
-    "lambda x: x",
-    "# comment",
-    "...",
-    "\\n",
-    "two\nlines",
-    " spaces ",
-    "",
-    "é 🙂",
-    "-5 degrees",
-    "-dash",
-    "-x",
-    "- item",
-    "-- a comment of SQL",
-    "--flag and more",
-]
-
-
-def prompt_seen(monkeypatch, *arguments):
-    seen = []
-
-    def program(prompt: str | None = None, top_k=0, interactive=False):
-        seen.append(prompt)
-
-    monkeypatch.setattr(sys, "argv", ["program", *arguments])
-    for stream in ("stdin", "stdout", "stderr"):  # pytest's own cannot be reconfigured
-        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO()))
-    command_line.run(program)
-    return seen[0]
-
-
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_prompt_arrives_as_typed(prompt, monkeypatch):
-    arrived = "x" if prompt == "--prompt=x" else prompt
-    assert prompt_seen(monkeypatch, prompt) == arrived
-    assert prompt_seen(monkeypatch, "--top_k", "3", prompt, "--interactive") == arrived
-    assert prompt_seen(monkeypatch, f"--prompt={prompt}") == prompt
-
-
-@pytest.mark.parametrize("prompt", ["--help", "-h", "--top_k", "--top_k=3", "--", "-", "--x=y"])
-def test_a_prompt_that_looks_like_an_option(prompt, monkeypatch):
-    assert prompt_seen(monkeypatch, f"--prompt={prompt}") == prompt
-    assert prompt_seen(monkeypatch, "--prompt", prompt) == prompt
-    assert prompt_seen(monkeypatch, "--top_k=3", "--", prompt) == prompt
-
-
-@given(st.text())
-@example("- 1, 'é'")
-def test_any_prompt_arrives_as_typed(prompt):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert prompt_seen(monkeypatch, "--", prompt) == prompt
 
 
 @pytest.mark.parametrize("prompt", ["Yes, sir", "2024", "-5 degrees", "", "é 🙂"])

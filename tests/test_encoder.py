@@ -20,11 +20,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import encoder as encoder_module
-from encoder import Encoder, byte_level_vocab, get_encoder
+from encoder import (
+    LONG_PIECE,
+    Encoder,
+    byte_level_vocab,
+    get_encoder,
+    merge_many_symbols,
+    merge_symbols,
+)
 
 SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -126,7 +133,7 @@ def test_edges(gpt2, tiktoken_gpt2, huggingface_gpt2, text):
 
 
 def test_every_token_of_the_vocabulary(gpt2, tiktoken_gpt2):
-    """The text of each token, where it is text, and the bytes of each, where it is not."""
+    """Also of tokens that are only a part of a character."""
     for i in range(50256):
         assert gpt2.decode([i]) == tiktoken_gpt2.decode([i])
         text = gpt2.decode([i])
@@ -164,13 +171,8 @@ def random_strings(n, seed):
         "\u2019s",
         "''ll",
     ]
-    joined = [
-        "\U0001f469\u200d\U0001f467",
-        "\U0001f1e9\U0001f1ea",
-        "❤\ufe0f",
-        "\r\n",
-        "<|endoftext|>",
-    ]
+    joined = ["\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "❤\ufe0f"]
+    joined += ["\r\n", "<|endoftext|>"]
     words = ["the", "def", "self", "Hello", "WORLD", "camelCase", "snake_case", "naïve", "привет"]
 
     def some(chars, most):
@@ -306,6 +308,19 @@ def test_merges_as_defined(merges, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@given(merge_lists(), st.text("abc", max_size=4 * LONG_PIECE))
+@example(["b c", "a b"], "abc")  # after "b c" there is no "a b" any more
+@example(["b c", "c a"], "bca")
+@settings(deadline=None)
+def test_both_ways_to_merge_are_the_textbooks(merges, text):
+    ranks = {merge: rank for rank, merge in enumerate(merges)}
+    symbols = list(text)
+    expected = textbook_bpe(text, merges)
+    assert merge_symbols(symbols, ranks) == expected
+    assert merge_many_symbols(symbols, ranks) == expected
+    assert symbols == list(text)  # the argument is left as it was
+
+
 def test_a_token_that_its_merges_do_not_reach_is_not_used():
     merges = ["a b", "b c", "a bc"]  # in "abc", "a b" comes first, and then nothing fits
     tokens = {**byte_level_vocab(), "ab": 257, "bc": 258, "abc": 259}
@@ -396,7 +411,7 @@ def test_many_ids_outside_the_vocabulary_make_a_short_message(gpt2):
 
 
 @pytest.mark.parametrize("ids", [[1.0], ["1"], [None], np.zeros((2, 2), int)])
-def test_ids_that_are_no_integers(gpt2, ids):
+def test_ids_that_are_not_integers(gpt2, ids):
     with pytest.raises(TypeError):
         gpt2.decode(ids)
 
@@ -415,7 +430,7 @@ def test_a_token_with_characters_that_stand_for_no_byte():
     assert isinstance(tokenizer.decode([258]), str)
 
 
-# Text that has no UTF-8, and no text at all.
+# Text that UTF-8 cannot hold, and what is not text.
 
 
 @pytest.mark.parametrize(
@@ -440,7 +455,7 @@ def test_surrogates_never_crash(gpt2, text):
 
 
 @pytest.mark.parametrize("text", [None, b"hello", 5, ["hello"]])
-def test_what_is_no_text(gpt2, text):
+def test_only_a_str_can_be_encoded(gpt2, text):
     with pytest.raises(TypeError):
         gpt2.encode(text)
 
@@ -467,7 +482,7 @@ def test_the_table_of_words_is_bounded():
             f"{i}" * 3 + chr(0x4E00 + j) + chr(0x4E00 + k) for j in range(200) for k in range(100)
         )
         assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert len(tokenizer._words) <= 2**16
+    assert len(tokenizer._known_pieces) <= 2**16
 
 
 def test_a_copy_encodes_the_same(gpt2):
@@ -583,6 +598,20 @@ def test_broken_merges(tmp_path, merges):
 def test_merges_given_as_pairs_are_refused():
     with pytest.raises(ValueError, match="merge"):
         Encoder(VOCAB, [("h", "e")])
+
+
+def test_encoder_py_works_alone_in_a_folder(vocabulary, tmp_path):
+    shutil.copy(encoder_module.__file__, tmp_path)
+    code = "import sys, encoder; print(encoder.get_encoder(*sys.argv[1:]).encode('hello world'))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, vocabulary.name, str(vocabulary.parent)],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == str(KNOWN_IDS["hello world"])
 
 
 def test_files_are_read_as_utf8_in_any_locale(tmp_path):
