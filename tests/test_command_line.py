@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from random_models import random_params
 
-import command_line
 import gpt2
 from encoder import Encoder, byte_level_vocab, get_encoder
 from utils import save_model_folder
@@ -49,7 +48,7 @@ def run_gpt2(models_dir, *arguments, stdin="", code=0, **options):
 
 
 def expected_text(models_dir, prompt, n=40, **options):
-    encoder, hparams, params = command_line.load_model("tiny", str(models_dir))
+    encoder, hparams, params = gpt2.load_model("tiny", str(models_dir))
     ids = encoder.encode(prompt) or [encoder.eot]
     options.setdefault("stop_id", encoder.eot)
     return encoder.decode(gpt2.generate(ids, params, hparams["n_head"], n, **options))
@@ -120,11 +119,12 @@ def test_lookup_is_passed_on(models_dir, monkeypatch, capsys):
 @pytest.mark.parametrize("n", [1, 1000])
 def test_threads_are_at_most_those_asked_for_and_those_there_are(n, models_dir):
     code = f"""
-import os, threadpoolctl, command_line, gpt2
+import os, threadpoolctl, gpt2
+from fast import threads
 gpt2.main("abc", 2, "tiny", {str(models_dir)!r}, threads={n})
 there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 blas = [p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-assert {{*blas, command_line.cores()}} == {{min({n}, there)}}, (blas, command_line.cores())
+assert {{*blas, threads.cores()}} == {{min({n}, there)}}, (blas, threads.cores())
 """
     folder = str(Path(gpt2.__file__).parent)
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
@@ -226,26 +226,19 @@ def test_without_network_and_model_size_the_bundled_model_answers(tmp_path):
     assert not (tmp_path / "models" / "python").exists()
 
 
-def test_without_tensorflow_and_model_size_the_bundled_model_answers(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    encoder, hparams, _ = command_line.load_model(None, "no_such_folder")
-    assert hparams["n_vocab"] == len(encoder.encoder) < 50257
-    assert "tensorflow" in capsys.readouterr().err
-    with pytest.raises(ImportError):
-        command_line.load_model("124M", "no_such_folder")
-
-
 # ---------------------------------------------------------------- the streams
 
 
 def test_whole_characters_only(models_dir, monkeypatch):
-    model = command_line.load_model("tiny", str(models_dir))
-    ids = model[0].encode("é🙂a🏳️‍🌈") + model[0].encode("🙂")[:3]  # the last one is cut short
+    encoder, _, _ = gpt2.load_model("tiny", str(models_dir))
+    ids = encoder.encode("é🙂a🏳️‍🌈") + encoder.encode("🙂")[:3]  # the last one is cut short
     monkeypatch.setattr(gpt2, "generate_stream", lambda *args, **options: iter(ids))
-    pieces = list(command_line.complete("", *model, len(ids), [None])[0])
+    pieces = []
+    monkeypatch.setattr(gpt2, "write_text", lambda found: pieces.extend(found) or "")
+    gpt2.main("x", len(ids), "tiny", str(models_dir))
     assert pieces[:3] == ["é", "🙂", "a"]
     assert "\ufffd" not in "".join(pieces[:-1]) and pieces[-1].startswith("\ufffd")
-    assert "".join(pieces) == model[0].decode(ids)
+    assert "".join(pieces) == encoder.decode(ids)
 
 
 def test_main_streams_and_returns_the_text(models_dir, capsys):
@@ -342,8 +335,8 @@ print(*sorted(sys.modules))
 # ---------------------------------------------------------------- from the network to text
 
 
-def test_download_convert_and_generate_in_one_command(tmp_path):
-    pytest.importorskip("tensorflow", reason="writes and converts a TensorFlow checkpoint")
+def test_download_and_generate_in_one_command(tmp_path):
+    pytest.importorskip("tensorflow", reason="writes a TensorFlow checkpoint")
     from checkpoints import VOCABULARY, write_openai_folder
     from http_server import serve
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import gpt2
-from command_line import complete
 from utils import load_encoder_hparams_and_params
 
 MODELS_DIR = Path(gpt2.__file__).parent / "models"
@@ -49,8 +48,9 @@ def test_greedy_ids(model, inputs, continuation, source):
 
 def test_the_text_of_the_public_tutorial(model):
     # jaymody/picoGPT README
-    prompt = "Alan Turing theorized that computers would one day become"
-    assert "".join(complete(prompt, *model, 40, [None])[0]) == (
+    encoder, hparams, params = model
+    ids = encoder.encode("Alan Turing theorized that computers would one day become")
+    assert encoder.decode(gpt2.generate(ids, params, hparams["n_head"], 40)) == (
         " the most powerful machines on the planet.\n\nThe computer is a machine that can perform "
         "complex calculations, and it can perform these calculations in a way that is very "
         "similar to the human brain."
