@@ -20,11 +20,16 @@ that take them, so that `**params` wires the model (g: gain, b: bias, w: weights
      ],
      "ln_f": {"g", "b"}}                                        the last layer norm
 
-In comments on shapes, `...` is nothing for one text, and n_texts for several. Left out: training
-(`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), and how the work is
-spread over the processor's cores (`fast/`). Of that last one, three names are used here, and each
-may be thought away: `product(x, w)` is `x @ w`; `@by_rows` and `@by_queries` promise that the
-function below treats each row, or query, by itself, so that it may be called on a part of them.
+n_vocab is the number of tokens, n_embd the width of the model: how many numbers stand for one
+position of the text. n_ctx, the window, is how many positions it can see. In comments on shapes,
+n_seq is the number of positions, and `...` stands for nothing where there is one text, for n_texts
+where there are several.
+
+Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), and
+how the work is spread over the processor's cores (`fast/`). Of that last one, three names are used
+in the model. To read it, take `product(x, w)` as `x @ w`, and think `@by_rows` and `@by_queries`
+away: they promise that a function treats each row, or query, by itself, so that it may be called
+on a part of them at a time.
 
 Names are those of OpenAI's checkpoint. Source: Radford et al., "Language Models are Unsupervised
 Multitask Learners", 2019. Every array keeps the dtype of the parameters: constants are Python's,
@@ -47,7 +52,7 @@ from fast.threads import one_blas_thread, use_threads
 from utils import load_encoder_hparams_and_params
 
 Array = np.ndarray
-ALL = slice(None)
+ALL = slice(None)  # x[ALL] is all of x
 
 # ---------------------------------------------------------------- layers
 
@@ -96,8 +101,8 @@ def ffn(x: Array, c_fc: dict, c_proj: dict) -> Array:
     return linear(hidden, **c_proj)  # -> [..., n_seq, n_embd]
 
 
-def attention_weights(q: Array, k: Array, mask: Array) -> Array:
-    """How much each query heeds each key: rows that sum to 1.
+def attention_weights(q: Array, k: Array, mask: Array | float) -> Array:
+    """How much each query attends to each key: rows that sum to 1.
 
     q [..., n_q, d_head], k [..., n_k, d_head], mask [..., n_q, n_k] -> [..., n_q, n_k]
     """
@@ -107,21 +112,24 @@ def attention_weights(q: Array, k: Array, mask: Array) -> Array:
 
 
 @by_queries
-def attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
+def attention(q: Array, k: Array, v: Array, mask: Array | float) -> Array:
     """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), of one head or many.
 
-    q [..., n_q, d_head], k and v [..., n_k, d_head], mask [..., n_q, n_k] (added to the scores:
-    0 where a query may look, a large negative number where not) -> [..., n_q, d_head]
+    Each position asks with a query, is found by its key, and hands over its value. The result for
+    a query is the mean of all values, weighted by how well their keys match it.
+    q [..., n_q, d_head], k and v [..., n_k, d_head] -> [..., n_q, d_head]; mask [..., n_q, n_k] is
+    added to the scores: 0 where a query may look, a large negative number where not.
     """
     return attention_weights(q, k, mask) @ v
 
 
 def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Array | float:
-    """The mask by which no position looks at a later one.
+    """The mask of attention by which no position looks at a later one.
 
-    Keys have the positions 0, 1, ..., n_k - 1, queries the last n_q of the first n_seq, a number or
-    [n_texts]: -> [n_q, n_k], or [n_texts, 1, n_q, n_k] for all heads alike; 0 for a single query,
-    which is the last position and may look at all.
+    The keys are those of positions 0 to n_k - 1, the queries those of the last n_q of the first
+    n_seq positions. For several texts of different lengths n_seq is an array, [n_texts].
+    -> [n_q, n_k], or [n_texts, 1, n_q, n_k] with 1 for all heads alike. A single query is that of
+    the last position, which may look at all: 0.
 
     >>> causal_mask(n_q=2, n_k=3, n_seq=3, dtype=np.dtype(np.float32)) < 0
     array([[False, False,  True],
@@ -130,31 +138,34 @@ def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Arra
     if n_q == 1 and np.size(n_seq) == 1:
         return 0.0
     query_positions = np.asarray(n_seq)[..., None, None] + np.arange(-n_q, 0)[:, None]
-    later = np.arange(n_k) > query_positions  # [n_q, n_k] or [n_texts, n_q, n_k]
-    mask = later * dtype.type(-1e10)
+    is_later = np.arange(n_k) > query_positions  # [n_q, n_k] or [n_texts, n_q, n_k]
+    mask = is_later * dtype.type(-1e10)
     return mask if mask.ndim == 2 else mask[:, None]
 
 
 class KVCache:
-    """The keys and values that one block's attention has computed, so that it need not again.
+    """The keys and values that one block has computed for the positions so far.
 
-    k, v: [n_texts, n_head, n_positions, d_head], of which n_seq [n_texts] positions are filled.
+    They never change, since no position looks at a later one. So when a text grows by a token, only
+    the new position has to go through the model, and attends to what is kept here.
+
+    k, v: [n_texts, n_head, n_positions, d_head], of which the first n_seq [n_texts] are filled.
     """
 
     def __init__(self, k: Array, v: Array, n_seq: Array):
         self.k, self.v, self.n_seq = k, v, n_seq
 
     def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append the next keys and values; -> all so far, up to the longest text's.
+        """Append the next keys and values; -> all so far, as many as the longest text has.
 
-        [n_texts, n_head, n_q, d_head] -> [n_texts, n_head, n_k, d_head], of k and of v
+        [n_texts, n_head, n_new, d_head] -> [n_texts, n_head, n_k, d_head], k and v alike
         """
-        starts, n_q = self.n_seq.tolist(), k.shape[-2]
+        starts, n_new = self.n_seq.tolist(), k.shape[-2]
         for text, start in enumerate(starts):
-            self.k[text, :, start : start + n_q] = k[text]
-            self.v[text, :, start : start + n_q] = v[text]
-        self.n_seq += n_q
-        n_k = max(starts) + n_q
+            self.k[text, :, start : start + n_new] = k[text]
+            self.v[text, :, start : start + n_new] = v[text]
+        self.n_seq += n_new
+        n_k = max(starts) + n_new
         return self.k[:, :, :n_k], self.v[:, :, :n_k]
 
     def __getitem__(self, texts: slice) -> "KVCache":
@@ -162,77 +173,105 @@ class KVCache:
         return KVCache(self.k[texts], self.v[texts], self.n_seq[texts])
 
 
-def empty_caches(params: dict, n_head: int, n_texts: int = 1, n_positions: int | None = None):
-    """One empty `KVCache` for each block: list"""
+def empty_caches(
+    params: dict, n_head: int, n_texts: int = 1, n_positions: int | None = None
+) -> list[KVCache]:
+    """An empty `KVCache` for each block, with room for `n_positions` (the whole window)."""
     n_ctx, n_embd = params["wpe"].shape
     shape = n_texts, n_head, n_positions or n_ctx, n_embd // n_head
 
-    def zeros():  # not np.empty: a position not yet filled is hidden, but has to be a number
+    def zeros():  # not np.empty: what is not filled yet is hidden by the mask, but must be a number
         return np.zeros(shape, params["wpe"].dtype)
 
     return [KVCache(zeros(), zeros(), np.zeros(n_texts, int)) for _ in params["blocks"]]
 
 
-def mha(x, c_attn, c_proj, n_head, cache: KVCache | None = None, asked: slice = ALL) -> Array:
+def mha(
+    x: Array,
+    c_attn: dict,
+    c_proj: dict,
+    n_head: int,
+    cache: KVCache | None = None,
+    asked: slice = ALL,
+) -> Array:
     """Causal multi-head self-attention: [..., n_seq, n_embd] -> [..., n_asked, n_embd]
 
-    With a cache, the rows of x are the positions after those in it, and look at those too.
-    `asked`: the positions whose result is wanted, the last few or all.
+    Each of the n_head heads attends by itself, in n_embd / n_head = d_head of the numbers.
+    With a cache, the rows of x are the positions after those in it, and attend to those too.
+    `asked` are the rows of x whose result is wanted: all, or the last few.
     """
-    x = linear(x, **c_attn)  # [..., n_seq, n_embd] -> [..., n_seq, 3 * n_embd]
+    x = linear(x, **c_attn)  # [..., n_seq, n_embd] -> [..., n_seq, 3 * n_embd]: q, k, v
     # -> [..., 3 * n_head, n_seq, d_head]: the heads of q, then those of k, then those of v
     heads = x.reshape(*x.shape[:-1], 3 * n_head, -1).swapaxes(-2, -3)
     q = heads[..., :n_head, asked, :]  # [..., n_head, n_asked, d_head]
-    k, v = heads[..., n_head:-n_head, :, :], heads[..., -n_head:, :, :]
+    k = heads[..., n_head : 2 * n_head, :, :]  # [..., n_head, n_seq, d_head]
+    v = heads[..., 2 * n_head :, :, :]
     n_seq = k.shape[-2]
     if cache is not None:
-        k, v = cache.extend(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_k, d_head]
+        k, v = cache.extend(k, v)  # -> [..., n_head, n_k, d_head]
         n_seq = cache.n_seq
     mask = causal_mask(q.shape[-2], k.shape[-2], n_seq, x.dtype)
     out = attention(q, k, v, mask)  # [..., n_head, n_asked, d_head]
-    out = out.swapaxes(-2, -3)  # -> heads side by side, [..., n_asked, n_embd]
-    return linear(out.reshape(*out.shape[:-2], -1), **c_proj)
+    out = out.swapaxes(-2, -3)  # [..., n_asked, n_head, d_head]
+    out = out.reshape(*out.shape[:-2], -1)  # the heads side by side: [..., n_asked, n_embd]
+    return linear(out, **c_proj)
 
 
-def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None, asked=ALL) -> Array:
-    """Attention, then the feed-forward layer, each on normalised input and added to it.
+def transformer_block(
+    x: Array,
+    mlp: dict,
+    attn: dict,
+    ln_1: dict,
+    ln_2: dict,
+    n_head: int,
+    cache: KVCache | None = None,
+    asked: slice = ALL,
+) -> Array:
+    """Attention, then the feed-forward layer, each on normalised input and added to the stream x.
 
-    [..., n_seq, n_embd] -> [..., n_asked, n_embd]; cache, asked: see `mha`
+    [..., n_seq, n_embd] -> [..., n_asked, n_embd]; `cache` and `asked` are those of `mha`.
     """
-    heard = mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, asked=asked)
-    x = x[..., asked, :] + heard
+    found = mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, asked=asked)
+    x = x[..., asked, :] + found
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
-def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, caches=None, n_last=None) -> Array:
+def gpt2(
+    inputs: Iterable[int] | Array,
+    wte: Array,
+    wpe: Array,
+    blocks: list[dict],
+    ln_f: dict,
+    n_head: int,
+    caches: list[KVCache] | None = None,
+    n_last: int | None = None,
+) -> Array:
     """Logits of the token after each input: ids [..., n_seq] -> [..., n_seq, n_vocab]
 
-    With `caches` (see `empty_caches`) the inputs, [n_texts, n_seq], take the positions after those
-    cached. With `n_last` only the logits after the last few inputs are computed:
-    -> [..., n_last, n_vocab].
-    Raises ValueError for no inputs, and for more positions than the model's window has.
+    With `caches` (`empty_caches` makes them) the inputs are [n_texts, n_seq], and take the
+    positions after those cached. With `n_last`, only the logits after the last few inputs are
+    computed: -> [..., n_last, n_vocab].
+    Raises ValueError for no inputs, and for more positions than the window has.
     """
     inputs = np.asarray(inputs)
-    n_seq = inputs.shape[-1]
-    positions, n_cached = np.arange(n_seq), 0
+    n_seq, n_cached = inputs.shape[-1], 0
+    positions = np.arange(n_seq)  # [n_seq]
     if caches:
-        positions = caches[0].n_seq[:, None] + positions  # [n_texts, n_seq]
         n_cached = max(caches[0].n_seq.tolist())
+        positions = caches[0].n_seq[:, None] + positions  # [n_texts, n_seq]
     if not 0 < n_seq <= len(wpe) - n_cached:
         raise ValueError(
             f"{n_seq} ids after {n_cached} cached ones: the window takes 1 to {len(wpe)} in all"
         )
-    x = wte[inputs] + wpe[positions]  # what is said + where: [..., n_seq] -> [..., n_seq, n_embd]
+    x = wte[inputs] + wpe[positions]  # which token + where: [..., n_seq] -> [..., n_seq, n_embd]
     for i, block in enumerate(blocks):
-        is_last = i == len(blocks) - 1  # what nobody asks for, the last block need not compute
-        x = transformer_block(
-            x,
-            **block,
-            n_head=n_head,
-            cache=caches[i] if caches else None,
-            asked=slice(-n_last, None) if n_last and is_last else ALL,
-        )
-    # [..., n_seq, n_embd] -> [..., n_seq, n_vocab]: how much it looks like each token's embedding
+        cache = caches[i] if caches else None
+        # Later blocks need all positions of the earlier ones; nobody needs all of the last one's.
+        is_last = i == len(blocks) - 1
+        asked = slice(-n_last, None) if is_last and n_last else ALL
+        x = transformer_block(x, **block, n_head=n_head, cache=cache, asked=asked)
+    # GPT-2 has one table for both ends: the logit of a token is how well the result, a row of x,
+    # matches the token's own embedding. [..., n_seq, n_embd] -> [..., n_seq, n_vocab]
     return product(layer_norm(x, **ln_f), wte.T)
 
 
