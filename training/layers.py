@@ -157,7 +157,7 @@ def dropout_backward(dout: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 SCORES_AT_A_TIME = 2**18  # a megabyte of float32: about what a core's cache holds
 
 
-def blocks_of_scores(scores: np.ndarray) -> list[slice]:
+def slices_of_scores(scores: np.ndarray) -> list[slice]:
     """Scores [B * H, T, T] cut along the first axis into slices that fit a core's cache"""
     n_each = max(1, SCORES_AT_A_TIME // scores[0].size)
     return [slice(start, start + n_each) for start in range(0, len(scores), n_each)]
@@ -195,9 +195,9 @@ def attention_forward(
     mask = None if rng is None or dropout == 0 else np.empty(e.shape, bool)
     keep = 1.0 if mask is None else keep_probability(dropout)
     out, total = np.empty_like(k), np.empty((len(k), n_ctx, 1), k.dtype)
-    blocks = blocks_of_scores(e)
-    scratch = np.empty_like(e[blocks[0]])
-    for i in blocks:
+    slices = slices_of_scores(e)
+    scratch = np.empty_like(e[slices[0]])
+    for i in slices:
         e_i = np.matmul(k[i], q_t[i], out=e[i])
         e_i += later
         e_i -= e_i.max(axis=1, keepdims=True)
@@ -237,9 +237,9 @@ def attention_backward(dout: np.ndarray, saved: tuple) -> np.ndarray:
     dout_t, q = np.ascontiguousarray(dout.swapaxes(1, 2)), q_t.swapaxes(1, 2)
     dqkv = np.empty((3, *dout.shape), dout.dtype)
     dq, dk, dv = dqkv
-    blocks = blocks_of_scores(e)
-    scratch = np.empty_like(e[blocks[0]])
-    for i in blocks:
+    slices = slices_of_scores(e)
+    scratch = np.empty_like(e[slices[0]])
+    for i in slices:
         scratch_i = scratch[: len(e[i])]
         masked = e[i] if mask is None else np.multiply(e[i], mask[i], out=scratch_i)
         np.matmul(masked, dout[i], out=dv[i])
