@@ -1,0 +1,200 @@
+"""training/data.py: documents from each kind of source, learned merges, token ids, windows."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import regex
+
+from encoder import SPLIT
+from training.data import (
+    learn_bpe,
+    make_encoder,
+    read_documents,
+    split,
+    spread_windows,
+    token_ids,
+    windows,
+)
+
+N_BYTES = 256  # the first ids of a byte-level vocabulary; <|endoftext|> is the last
+
+# ---------------------------------------------------------------- documents
+
+SOURCE = '''
+import os
+
+@decorated
+def first(a,
+          b=1):
+    """Adds."""
+    def inner():
+        return a
+    return inner() + b
+
+
+class Thing:
+    def method(self):
+        return "é"
+
+    async def other(self): pass
+
+if True:
+    def first_again(): ...
+'''
+
+
+@pytest.fixture
+def source_folder(tmp_path):
+    folder = tmp_path / "source"
+    (folder / "tests").mkdir(parents=True)
+    (folder / "a.py").write_text(SOURCE, encoding="utf-8")
+    (folder / "b.py").write_text(SOURCE, encoding="utf-8")
+    (folder / "broken.py").write_text("def (:", encoding="utf-8")
+    (folder / "latin.py").write_bytes(b"def f(): return '\xe9'")
+    (folder / "tests" / "c.py").write_text("def test_it(): ...", encoding="utf-8")
+    return folder
+
+
+def test_every_function_and_method_once_and_dedented(source_folder):
+    functions = read_documents(str(source_folder))
+    assert [text.split("(")[0] for text in functions] == [
+        "def first",
+        "def method",
+        "async def other",
+        "def first_again",
+    ]
+    assert functions[0].startswith("def first(a,\n          b=1):\n    ")
+    assert functions[1] == 'def method(self):\n    return "é"\n'
+
+
+def test_a_folder_gives_its_text_files_after_its_functions(source_folder):
+    (source_folder / "notes.txt").write_text("Zwölf", encoding="utf-8")
+    documents = read_documents(str(source_folder))
+    assert documents[-1] == "Zwölf" and len(documents) == 5
+
+
+def test_a_text_file_is_one_document(tmp_path):
+    (tmp_path / "notes.txt").write_text("Zwölf\n\nBoxkämpfer", encoding="utf-8")
+    assert read_documents(str(tmp_path / "notes.txt")) == ["Zwölf\n\nBoxkämpfer"]
+
+
+def test_an_installed_package_gives_its_functions():
+    documents = read_documents("hypothesis")
+    assert len(documents) > 100 and all("def " in text for text in documents)
+
+
+def test_the_standard_library_is_what_there_is_to_learn_from_by_default():
+    assert len(read_documents()) > 10_000
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "no such folder", "json.decoder"])
+def test_data_that_is_not_there_is_reported_by_its_name(name):
+    with pytest.raises(OSError, match=f"--data {name}"):
+        read_documents(name)
+
+
+@pytest.mark.parametrize("content", [b"", b"caf\xe9"])
+def test_files_without_readable_text_are_reported(content, tmp_path):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError, match="--data"):
+        read_documents(str(tmp_path / "a.txt"))
+    with pytest.raises(ValueError, match="--data"):
+        read_documents(str(tmp_path))
+
+
+@pytest.mark.parametrize("n", [2, 10, 95])
+def test_every_document_is_trained_on_or_held_out(n):
+    documents = [str(i) for i in range(n)]
+    kept, held_out = split(documents, np.random.default_rng(0))
+    assert sorted(kept + held_out) == sorted(documents)
+    assert len(held_out) == max(1, n // 10)
+
+
+def test_another_seed_holds_out_other_documents():
+    documents = [str(i) for i in range(95)]
+    _, held_out = split(documents, np.random.default_rng(0))
+    _, others = split(documents, np.random.default_rng(1))
+    assert held_out != others
+
+
+def test_a_single_document_is_cut():
+    kept, held_out = split(["0123456789" * 10], np.random.default_rng(0))
+    assert kept == ["0123456789" * 9] and held_out == ["0123456789"]
+
+
+# ---------------------------------------------------------------- the tokenizer
+
+
+def test_learned_merges_are_the_most_frequent_pairs():
+    encoder = learn_bpe(["ababab abab", "cd ab"], 3)
+    # "ab" occurs 6 times, " a" only twice, "c" and "d" once.
+    assert encoder.decoder[N_BYTES] == "ab"
+    assert encoder.decoder[N_BYTES + 3] == "<|endoftext|>" and len(encoder.decoder) == N_BYTES + 4
+    assert encoder.decode(encoder.encode("ababab é\n")) == "ababab é\n"
+    assert len(encoder.encode("ababab")) < 6
+
+
+def merged_by_hand(symbols, pair):
+    """Another way to write `merge_pair`."""
+    merged, rest = [], list(symbols)
+    while rest:
+        symbol = rest.pop(0)
+        if rest and (symbol, rest[0]) == pair:
+            symbol += rest.pop(0)
+        merged.append(symbol)
+    return merged
+
+
+def test_learned_merges_equal_those_of_a_recount_after_each_merge():
+    texts, n_merges = read_documents()[:60], 40
+    encoder, byte_level = learn_bpe(texts, n_merges), learn_bpe([], 0)
+    pieces = [piece for text in texts for piece in regex.findall(SPLIT, text)]
+    words = [[byte_level.decoder[i] for i in byte_level.encode(piece)] for piece in pieces]
+    assert len(encoder.bpe_ranks) == n_merges
+    for merge in encoder.bpe_ranks:
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        assert counts[merge] == max(counts.values())
+        words = [merged_by_hand(word, merge) for word in words]
+
+
+def test_fewer_merges_are_learned_where_no_pair_is_left():
+    encoder = learn_bpe(["abc"], 100)
+    assert len(encoder.bpe_ranks) == 2 and len(encoder.encode("abc")) == 1
+
+
+def test_no_merges_make_a_character_level_tokenizer():
+    encoder = learn_bpe(["abc"], 0)
+    assert len(encoder.encoder) == N_BYTES + 1 and len(encoder.encode("def é")) == 6
+
+
+@pytest.mark.parametrize(("tokenizer", "n_merges"), [("char", 0), ("bpe:0", 0), ("bpe:5", 5)])
+def test_the_tokenizer_is_picked_by_its_name(tokenizer, n_merges):
+    assert len(make_encoder(tokenizer, ["def f(): return f()"]).bpe_ranks) == n_merges
+
+
+# ---------------------------------------------------------------- token ids
+
+
+def test_each_document_is_followed_by_the_end_of_text():
+    encoder = learn_bpe(["ab"], 0)
+    ids = token_ids(["ab", "c"], encoder)
+    assert ids.tolist() == [*encoder.encode("ab"), encoder.eot, *encoder.encode("c"), encoder.eot]
+
+
+def test_targets_are_the_inputs_one_later():
+    inputs, targets = windows(np.arange(20), [0, 7], 4)
+    assert inputs.tolist() == [[0, 1, 2, 3], [7, 8, 9, 10]]
+    assert targets.tolist() == [[1, 2, 3, 4], [8, 9, 10, 11]]
+
+
+@pytest.mark.parametrize(("n_ids", "n_windows"), [(5, 1), (9, 2), (100, 24), (10_000, 100)])
+def test_held_out_windows_are_spread_over_all_ids(n_ids, n_windows):
+    n_ctx = 4
+    inputs, targets = spread_windows(np.arange(n_ids), n_ctx)
+    assert len(inputs) == len(targets) == n_windows
+    starts = inputs[:, 0]
+    assert starts[0] == 0 and len(set(np.diff(starts))) <= 1  # equal distances
+    assert all(np.diff(starts) >= n_ctx)  # none overlapping
+    assert targets[-1, -1] > 0.9 * (n_ids - n_ctx)

@@ -1,0 +1,227 @@
+"""What a model learns from: documents, then a tokenizer, then token ids, then windows of them.
+
+A document is a text that stands by itself, such as a function. To add a kind of data, write a
+function that returns its documents and pick it in `read_documents`; nothing else has to change.
+
+Left out: text that does not fit in memory.
+Source of the learned merges: Sennrich et al., "Neural Machine Translation of Rare Words with
+Subword Units", 2016.
+"""
+
+import ast
+import sysconfig
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from encoder import ENDOFTEXT, SPLIT, Encoder, byte_level_vocab, get_encoder
+
+# ---------------------------------------------------------------- documents
+
+
+def read_documents(data: str | None = None) -> list[str]:
+    """The documents to learn from: those of the file, folder or package that `data` names.
+
+    None stands for Python's standard library.
+    Raises FileNotFoundError, OSError or ValueError where there is nothing to read.
+    """
+    if data is None:
+        documents = standard_library()
+    elif Path(data).is_file():
+        documents = text_file(Path(data))
+    elif Path(data).is_dir():
+        documents = folder_of_files(Path(data))
+    else:
+        documents = installed_package(data)
+    if not any(documents):
+        raise ValueError(f"--data {data}: no text; expected *.py files with functions, or *.txt")
+    return documents
+
+
+def standard_library() -> list[str]:
+    """The functions of the running interpreter's standard library."""
+    return python_functions(Path(sysconfig.get_paths()["stdlib"]))
+
+
+def text_file(path: Path) -> list[str]:
+    """The whole file as one document."""
+    return [read_text(path)]
+
+
+def folder_of_files(folder: Path) -> list[str]:
+    """The functions of the *.py files below `folder`, then each of its *.txt files."""
+    texts = [read_text(path) for path in sorted(folder.rglob("*.txt"))]
+    return python_functions(folder) + texts
+
+
+def installed_package(name: str) -> list[str]:
+    """The functions of an installed package, by its import name."""
+    spec = find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"--data {name}: no file, folder or package of that name")
+    return python_functions(Path(spec.submodule_search_locations[0]))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises ValueError for other encodings."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--data {path} is not UTF-8 text: {error}") from None
+
+
+def python_functions(folder: Path) -> list[str]:
+    """The source of every function and method below `folder`, dedented, each text once.
+
+    Left out: folders of tests and of installed packages, and files that cannot be parsed.
+    """
+    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+    functions = {}  # a dict, not a set, since it keeps the order
+    for path in sorted(folder.rglob("*.py")):
+        if left_out.isdisjoint(path.relative_to(folder).parts):
+            functions.update(dict.fromkeys(functions_of_file(path)))
+    return list(functions)
+
+
+def functions_of_file(path: Path) -> Iterator[str]:
+    """The functions and methods of one file in their order, nested ones inside their outer one."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # templates, other encodings
+        return
+    lines = source.split("\n")
+    to_visit = [tree]
+    while to_visit:
+        node = to_visit.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])) + "\n"
+        else:
+            to_visit += reversed(list(ast.iter_child_nodes(node)))
+
+
+def split(
+    documents: list[str], rng: np.random.Generator, held_out: float = 0.1
+) -> tuple[list[str], list[str]]:
+    """Documents to train on, and the part `held_out` of them. A single one is cut near its end."""
+    if len(documents) == 1:
+        cut = round((1 - held_out) * len(documents[0]))
+        return [documents[0][:cut]], [documents[0][cut:]]
+    order = rng.permutation(len(documents))
+    n_held_out = max(1, int(held_out * len(documents)))
+    return [documents[i] for i in order[n_held_out:]], [documents[i] for i in order[:n_held_out]]
+
+
+# ---------------------------------------------------------------- the tokenizer
+
+
+def make_encoder(tokenizer: str, documents: list[str]) -> Encoder:
+    """The Encoder that `tokenizer` names.
+
+    "char": bytes, no merges; "bpe:N": N merges learned from `documents`; otherwise a model folder,
+    for its vocabulary. Raises ValueError for anything else, OSError if the folder has none.
+    """
+    kind, _, n_merges = tokenizer.partition(":")
+    if tokenizer == "char":
+        return learn_bpe([], 0)
+    if kind == "bpe" and n_merges.isdecimal():
+        return learn_bpe(documents, int(n_merges))
+    if Path(tokenizer).is_dir():
+        encoder = get_encoder(Path(tokenizer).name, str(Path(tokenizer).parent))
+        if encoder.eot is None:
+            raise ValueError(f"--tokenizer {tokenizer}: its vocabulary has no {ENDOFTEXT}")
+        return encoder
+    raise ValueError(f"--tokenizer {tokenizer}: expected char, bpe:N or a model folder")
+
+
+def learn_bpe(documents: Iterable[str], n_merges: int) -> Encoder:
+    """An Encoder with `n_merges` merges learned from documents.
+
+    Documents are split into pieces by GPT-2's pattern, pieces into bytes. Then the pair of
+    neighbouring symbols that occurs most often is merged into one symbol everywhere, `n_merges`
+    times, or until no pair is left. 0 merges make a character-level (byte-level) tokenizer.
+
+    >>> encoder = learn_bpe(["low lower lowest"], 4)
+    >>> [encoder.decoder[i] for i in encoder.encode("low lower")]
+    ['low', 'Ġlowe', 'r']
+    """
+    import regex
+
+    byte_level = Encoder(byte_level_vocab(), [])
+    occurrences = Counter(piece for text in documents for piece in regex.findall(SPLIT, text))
+    counts = list(occurrences.values())  # how often pieces[i] occurs
+    pieces = [[byte_level.decoder[i] for i in byte_level.encode(piece)] for piece in occurrences]
+    pair_counts = Counter()
+    pieces_with = defaultdict(set)  # pair -> the i of each piece it was ever seen in
+    for i, piece in enumerate(pieces):
+        for pair in pairwise(piece):
+            pair_counts[pair] += counts[i]
+            pieces_with[pair].add(i)
+
+    merges = []
+    while len(merges) < n_merges and pair_counts:
+        best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))
+        merges.append(best)
+        for i in pieces_with.pop(best):  # only these pieces change, and the counts of their pairs
+            for pair in pairwise(pieces[i]):
+                pair_counts[pair] -= counts[i]
+            pieces[i] = merge_pair(pieces[i], best)
+            for pair in pairwise(pieces[i]):
+                pair_counts[pair] += counts[i]
+                pieces_with[pair].add(i)
+        pair_counts = +pair_counts  # drops the pairs that no longer occur
+
+    symbols = [symbol for symbol in byte_level.encoder if symbol != ENDOFTEXT]
+    symbols += [left + right for left, right in merges]
+    vocabulary = {symbol: i for i, symbol in enumerate([*symbols, ENDOFTEXT])}
+    return Encoder(vocabulary, [f"{left} {right}" for left, right in merges])
+
+
+def merge_pair(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    """`symbols` with each occurrence of the pair, from the left, merged into one symbol.
+
+    >>> merge_pair(["a", "b", "a", "b", "b"], ("a", "b"))
+    ['ab', 'ab', 'b']
+    """
+    merged = []
+    for symbol in symbols:
+        if merged and (merged[-1], symbol) == pair:
+            merged[-1] += symbol
+        else:
+            merged.append(symbol)
+    return merged
+
+
+# ---------------------------------------------------------------- token ids
+
+
+def token_ids(documents: list[str], encoder: Encoder) -> np.ndarray:
+    """All documents, each followed by the id of `<|endoftext|>`: ids [n_tokens], int32."""
+    parts = [[*encoder.encode(text), encoder.eot] for text in documents]
+    return np.concatenate(parts).astype(np.int32)
+
+
+def windows(ids: np.ndarray, starts: Iterable[int], n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of `n_ctx` ids that begin at `starts`, and the target of each of their ids.
+
+    A target is the id that comes next. ids [n_tokens], B starts -> inputs and targets, [B, n_ctx].
+
+    >>> inputs, targets = windows(np.array([10, 11, 12, 13, 14]), [0, 2], 2)
+    >>> inputs.tolist(), targets.tolist()
+    ([[10, 11], [12, 13]], [[11, 12], [13, 14]])
+    """
+    positions = np.asarray(starts)[:, None] + np.arange(n_ctx)  # [B, n_ctx]
+    return ids[positions], ids[positions + 1]
+
+
+def spread_windows(
+    ids: np.ndarray, n_ctx: int, n_windows: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """About `n_windows` windows at equal distances over all of `ids`, none overlapping."""
+    distance = max(n_ctx, len(ids) // n_windows)
+    return windows(ids, range(0, len(ids) - n_ctx, distance), n_ctx)
