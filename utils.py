@@ -1,11 +1,12 @@
 """Model folders: fetch one, read one, write one.
 
 A GPT-2 is a folder `models_dir/model_size/` in one of two layouts. OpenAI's has a TensorFlow
-checkpoint, Hugging Face's a safetensors file. Both are mapped into memory as they lie on disk, so
-that loading costs neither time nor a second copy, and neither needs a framework.
+checkpoint, Hugging Face's a safetensors file. Both are mapped into memory as they lie on disk:
+loading takes milliseconds, makes no second copy, and needs no framework.
 
-Left out: weights in pickles, safetensors in several files, and configurations other than
-`SUPPORTED_CONFIG`. This file also works copied alone, next to `encoder.py`.
+What is not read: weights in a pickle or in several safetensors files, and models whose
+configuration is not covered by `SUPPORTED_CONFIG`. This file also works when it is copied to
+another folder together with `encoder.py`.
 
 Sources: github.com/openai/gpt-2 (the layout); github.com/google/leveldb, doc/table_format.md and
 github.com/tensorflow/tensorflow, core/protobuf/tensor_bundle.proto (the checkpoint);
@@ -13,6 +14,7 @@ github.com/huggingface/safetensors (the other file).
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -106,9 +108,10 @@ def _collect(
     shapes: dict[str, tuple[int, ...]],
     read: Callable[[str], np.ndarray],
 ) -> dict:
-    """The nested parameters of a file, each float32 and of the shape that `hparams` asks for.
+    """The nested parameters of a file, as float32 arrays of the shapes that `hparams` asks for.
 
-    `shapes` has every tensor of the file, under its name there; `read(name)` gives its values.
+    `shapes` lists all tensors of the file by their names there; `read(name)` returns the values of
+    one, in any shape. Raises ValueError for a tensor that is missing or has another shape.
     """
 
     def parameter(name, shape):
@@ -118,9 +121,8 @@ def _collect(
         if tuple(shapes[name]) not in (shape, (1, *shape)):  # OpenAI: [1, n_in, n_out]
             raise ValueError(f"{file}: {name} should be {shape}, is {tuple(shapes[name])}")
         try:
-            array = read(name)
-            # A copy only if the values are not float32, or lie where a processor may not read one.
-            return np.require(array, np.float32, ["ALIGNED"]).reshape(shape)
+            # Copies only what is not float32 yet, or not at a multiple of four bytes.
+            return np.require(read(name), np.float32, ["ALIGNED"]).reshape(shape)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: cannot read {name}: {error}") from None
 
@@ -132,13 +134,13 @@ def _collect(
 
 
 def _map_file(path: str | Path) -> memoryview:
-    """The bytes of a file, read-only, without reading them yet."""
+    """The bytes of a file, read-only. They are read from disk when they are first used."""
     with open(path, "rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _read_hparams(path: Path, names: dict[str, str]) -> tuple[dict[str, int], dict]:
-    """-> hparams, and all of the JSON object in the file, where they have other `names`."""
+    """Read a JSON file -> hparams, and all that it says. `names` are theirs in the file."""
     try:
         config = json.loads(path.read_bytes())
         hparams = {ours: config[theirs] for ours, theirs in names.items()}
@@ -155,12 +157,13 @@ def _read_hparams(path: Path, names: dict[str, str]) -> tuple[dict[str, int], di
 
 # ------------------------------------------------------------------ OpenAI's layout
 #
-# A checkpoint of TensorFlow is an index and a data file. The data file holds the values of all
-# tensors, one after the other. The index is a table in LevelDB's format, and says where:
+# A TensorFlow checkpoint is an index and a data file. The data file is the values of all tensors,
+# one tensor after the other. The index says where each of them is. It is a table in LevelDB's
+# format, sorted by key:
 #
-#     key                         value, a protocol buffer
+#     key                         value (a protocol buffer)
 #     ""                          BundleHeaderProto: number of data files, byte order
-#     "model/h0/attn/c_attn/b"    BundleEntryProto: dtype, shape, data file, offset, size
+#     "model/h0/attn/c_attn/b"    BundleEntryProto: dtype, shape, offset, size
 #     "model/h0/attn/c_attn/w"    ...
 
 OPENAI_HPARAMS = {name: name for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")}
@@ -173,7 +176,7 @@ DT_FLOAT = 1  # TensorFlow's number for float32
 
 
 class _UnusualCheckpoint(Exception):
-    """A checkpoint that may be in order, but is made in a way which we do not read."""
+    """A checkpoint that may be fine, but uses a part of the format that we do not read."""
 
 
 class _BundleEntry(NamedTuple):
@@ -186,27 +189,28 @@ class _BundleEntry(NamedTuple):
     in_slices: bool
 
 
-def _make_crc32c_table() -> list[int]:
-    """The remainder of each byte, divided by Castagnoli's polynomial (bits reversed)."""
+@functools.cache
+def _crc32c_table() -> list[int]:
+    """The remainder of every byte after division by Castagnoli's polynomial, bits reversed."""
     table = []
     for byte in range(256):
         remainder = byte
         for _ in range(8):
-            is_odd = remainder & 1
+            lowest_bit = remainder & 1
             remainder >>= 1
-            if is_odd:
+            if lowest_bit:
                 remainder ^= 0x82F63B78
         table.append(remainder)
     return table
 
 
 def _crc32c(data: bytes) -> int:
-    """The checksum of RFC 3720, section 12.1. Some 15 MB a second: for an index, not for weights.
+    """The checksum of RFC 3720, section 12.1. At about 15 MB a second: not for weights.
 
     >>> hex(_crc32c(b"123456789"))
     '0xe3069283'
     """
-    table = _make_crc32c_table()
+    table = _crc32c_table()
     checksum = 0xFFFFFFFF
     for byte in data:
         checksum = table[(checksum ^ byte) & 0xFF] ^ (checksum >> 8)
@@ -214,14 +218,15 @@ def _crc32c(data: bytes) -> int:
 
 
 def _masked(checksum: int) -> int:
-    """A CRC as LevelDB stores it: the CRC of data that contains CRCs would be a poor one."""
+    """A checksum as LevelDB stores it, which avoids checksums of data that contains checksums."""
     rotated = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
     return (rotated + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _read_varint(data: bytes, start: int) -> tuple[int, int]:
-    """-> a number, and where it ends. It has 7 bits in a byte, the lowest first; the byte's high
-    bit is set if another byte follows.
+    """Read a number of variable length -> the number, and where it ends.
+
+    Each byte has seven bits of it, the lowest first; its high bit is set if another byte follows.
 
     >>> _read_varint(bytes([0xAC, 0x02]), 0)
     (300, 2)
@@ -231,7 +236,7 @@ def _read_varint(data: bytes, start: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             return number, start + i + 1
-    raise ValueError("a number in it does not end")
+    raise ValueError("a number in it has no end")
 
 
 def _read_block(table: bytes, offset: int, size: int) -> bytes:
@@ -239,55 +244,56 @@ def _read_block(table: bytes, offset: int, size: int) -> bytes:
     end = offset + size
     content, trailer = table[offset:end], table[end : end + 5]
     if len(trailer) < 5:
-        raise ValueError("a block in it lies beyond its end")
+        raise ValueError("it is cut short")
     compression, checksum = trailer[0], int.from_bytes(trailer[1:], "little")
     if _masked(_crc32c(content + trailer[:1])) != checksum:
-        raise ValueError("it is damaged: a checksum is wrong")
+        raise ValueError("it is damaged, a checksum is wrong")
     if compression != NO_COMPRESSION:
         raise _UnusualCheckpoint("its index is compressed")
     return content
 
 
 def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a block. A key is written as what differs from the one before.
+    """Yield the keys and values of a block.
 
-    An entry is: bytes shared with the last key, other bytes of the key, bytes of the value (three
-    varints), the rest of the key, the value. Some offsets of entries stand at the end of the block
-    [4 bytes each], then their number [4 bytes].
+    Keys are sorted, so neighbours begin alike, and only the rest of a key is stored. An entry is
+    three varints (bytes shared with the key before, bytes of the rest, bytes of the value), the
+    rest of the key, the value. The block ends with the offsets of some entries [4 bytes each], for
+    binary search, and their number [4 bytes].
     """
     n_offsets = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * n_offsets
     start, key = 0, b""
     while start < end:
         n_shared, start = _read_varint(block, start)
-        n_other, start = _read_varint(block, start)
+        n_rest, start = _read_varint(block, start)
         n_value, start = _read_varint(block, start)
-        key = key[:n_shared] + block[start : start + n_other]
-        start += n_other
+        key = key[:n_shared] + block[start : start + n_rest]
+        start += n_rest
         yield key, block[start : start + n_value]
         start += n_value
     if start != end:
-        raise ValueError("an entry in it lies beyond its block")
+        raise ValueError("the entries of a block do not fill it")
 
 
 def _read_block_at(table: bytes, handle: bytes) -> bytes:
-    """The block that a handle stands for: its offset and its size, two varints."""
+    """Read the block that a handle points to. A handle is an offset and a size, two varints."""
     offset, start = _read_varint(handle, 0)
     size, _ = _read_varint(handle, start)
     return _read_block(table, offset, size)
 
 
 def _read_table(table: bytes) -> dict[bytes, bytes]:
-    """{key: value} of a table. Its blocks are found by another block, and that by the footer.
+    """{key: value} of a table: its footer points to the index block, that to all other blocks.
 
-    The footer is: handle of the metaindex (which is empty here), handle of the index, zeros up to
-    40 bytes, a magic number [8 bytes].
+    The footer is the handle of the metaindex block (empty here), the handle of the index block,
+    zeros up to 40 bytes, and a magic number [8 bytes].
     """
     footer = table[-FOOTER_SIZE:]
     if len(footer) < FOOTER_SIZE or not footer.endswith(TABLE_MAGIC):
-        raise ValueError("it does not end as a table does")
-    _, start = _read_varint(footer, 0)
-    _, start = _read_varint(footer, start)
+        raise ValueError("it does not end like one")
+    _, start = _read_varint(footer, 0)  # the metaindex block's offset
+    _, start = _read_varint(footer, start)  # and size
     index = _read_block_at(table, footer[start:])
     entries = {}
     for _, handle in _block_entries(index):
@@ -296,7 +302,9 @@ def _read_table(table: bytes) -> dict[bytes, bytes]:
 
 
 def _read_message(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
-    """A protocol buffer -> {field: number} and {field: [bytes, ...]}, which a message may be in.
+    """The fields of a protocol buffer -> {field: number} and {field: [bytes, ...]}.
+
+    The bytes may be another message. A field's meaning is in the definition of the message.
 
     >>> _read_message(bytes([0x08, 0x01, 0x12, 0x02]) + b"ab")
     ({1: 1}, {2: [b'ab']})
@@ -312,7 +320,7 @@ def _read_message(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]
             size, start = _read_varint(message, start)
             byte_strings.setdefault(field, []).append(message[start : start + size])
             start += size
-        elif wire_type == FIXED32:  # only checksums, which we do not need
+        elif wire_type == FIXED32:  # checksums of tensors, which we do not use
             start += 4
         elif wire_type == FIXED64:
             start += 8
@@ -374,7 +382,7 @@ def _tensor_view(data: memoryview, entry: _BundleEntry) -> np.ndarray:
 
 
 def _read_checkpoint(prefix: str, hparams: dict[str, int]) -> dict:
-    """The nested parameters of a checkpoint. Raises _UnusualCheckpoint for some."""
+    """The nested parameters of a checkpoint, or _UnusualCheckpoint."""
     try:
         entries = _read_index(Path(f"{prefix}.index"))
     except (ValueError, OSError) as error:
@@ -385,14 +393,16 @@ def _read_checkpoint(prefix: str, hparams: dict[str, int]) -> dict:
     except (ValueError, OSError) as error:
         raise ValueError(f"{data_file}: cannot read the weights: {error}") from None
     shapes = {name: entry.shape for name, entry in entries.items()}
-    return _collect(
-        prefix, hparams, _openai_name, shapes, lambda name: _tensor_view(data, entries[name])
-    )
+
+    def read(name):
+        return _tensor_view(data, entries[name])
+
+    return _collect(prefix, hparams, _openai_name, shapes, read)
 
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """For TensorFlow's C++ code, which logs to file descriptor 2 whatever it is told."""
+    """Discard all output to file descriptor 2: TensorFlow's C++ code logs there regardless."""
     stderr = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -404,7 +414,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _read_checkpoint_with_tensorflow(prefix: str, hparams: dict[str, int], why: str) -> dict:
-    """The nested parameters of a checkpoint that only TensorFlow reads; `why` is that so."""
+    """The nested parameters of a checkpoint that we do not read ourselves, `why` says why."""
     with _silent_stderr():
         try:
             import tensorflow as tf
@@ -423,12 +433,14 @@ def _read_checkpoint_with_tensorflow(prefix: str, hparams: dict[str, int], why: 
 
 
 def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str, hparams: dict[str, int]) -> dict:
-    """OpenAI's checkpoint ("models/124M/model.ckpt") as nested float32 arrays, w [n_in, n_out].
+    """The parameters in OpenAI's checkpoint, nested as in `parameter_shapes`, w [n_in, n_out].
 
-    The arrays are read-only views of the data file. Checked are the index and all sizes, not the
-    values: their checksums would take half a minute. Checkpoints in several files, or of other
-    types than float32, are read through TensorFlow: ImportError where it is not installed.
-    Raises ValueError for what is damaged, or not as in `hparams`.
+    tf_ckpt_path: what its files' names begin with ("models/124M/model.ckpt"). The arrays are
+    read-only float32 views of the data file. The index and all sizes are checked, the values are
+    not: their checksums would take half a minute. A checkpoint in several data files, in other
+    dtypes or with a compressed index is read through TensorFlow.
+    Raises ValueError if files are damaged or missing or do not fit `hparams`, ImportError if
+    TensorFlow is needed and not installed.
     """
     prefix = str(tf_ckpt_path)
     try:
@@ -439,9 +451,10 @@ def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str, hparams: dict[str, int]) ->
 
 
 def _checkpoint_prefix(model_dir: str) -> str | None:
-    """What the names of the checkpoint's files begin with, as the file `checkpoint` says.
+    """What the names of the checkpoint's files begin with, as the text file `checkpoint` says.
 
-    It may be a path, and from another machine: its last part counts. None if there is no such file.
+    It may say the path on another machine: only the last part of it is used. None if there is no
+    such file, or it does not say.
     """
     try:
         text = Path(model_dir, "checkpoint").read_text(encoding="utf-8", errors="replace")
@@ -460,7 +473,10 @@ def _read_openai_folder(model_dir: str) -> tuple[dict[str, int], dict]:
 
 # ------------------------------------------------------------------ Hugging Face's layout
 #
-# A safetensors file is: length of the header [8 bytes], header (JSON), values of all tensors.
+# A safetensors file is the length of its header [8 bytes], the header (JSON), and the values of all
+# tensors. The header says where each of them is:
+#
+#     {"h.0.attn.c_attn.bias": {"dtype": "F32", "shape": [2304], "data_offsets": [0, 9216]}, ...}
 
 HUGGING_FACE_FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
 HUGGING_FACE_HPARAMS = OPENAI_HPARAMS | {"n_vocab": "vocab_size", "n_ctx": "n_positions"}
@@ -473,41 +489,62 @@ SUPPORTED_CONFIG = {  # what config.json may say, the default first
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
+# NumPy's names for the dtypes. It has no bfloat16: we read its bits, and convert them.
 SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
+class _SafetensorsEntry(NamedTuple):
+    """What the header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # from the end of the header, in bytes, as is the end
+    end: int
+
+
 def _read_hugging_face_hparams(model_dir: str) -> dict[str, int]:
-    """The hparams of `config.json`. Raises ValueError for a model that is not quite a GPT-2."""
+    """The hparams in `config.json`. Raises ValueError if `gpt2.gpt2` does not compute the model."""
     hparams, config = _read_hparams(Path(model_dir, "config.json"), HUGGING_FACE_HPARAMS)
     supported = {**SUPPORTED_CONFIG, "n_inner": (None, 4 * hparams["n_embd"])}
     for key, values in supported.items():
         value = config.get(key, values[0])
         if value not in values:
-            raise ValueError(f"{model_dir}: {key} is {value!r}; we can compute {values}")
+            raise ValueError(f"{model_dir}: {key} is {value!r}; only {values} can be computed")
     return hparams
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, dict], dict[str, str], memoryview]:
-    """-> {name: dtype, shape and data_offsets}, the metadata, and the values, mapped."""
+def _read_safetensors_header(data: memoryview) -> tuple[dict, int]:
+    """-> the JSON object in the header, and where the header ends."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:end]))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    return header, end
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, _SafetensorsEntry], dict, memoryview]:
+    """-> {name: entry} of every tensor, the metadata, and the values, mapped into memory."""
     try:
         data = _map_file(file)
-        start = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(bytes(data[8:start]))
-        metadata = header.pop("__metadata__", {})
-        tensors = {name.removeprefix("transformer."): header[name] for name in header}
-        for name, tensor in tensors.items():
-            if not {"dtype", "shape", "data_offsets"} <= tensor.keys():
-                raise ValueError(f"{name} is not all there")
-    except (ValueError, TypeError, AttributeError) as error:
+        header, header_end = _read_safetensors_header(data)
+        metadata = dict(header.pop("__metadata__", {}))
+        entries = {}
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            entries[name.removeprefix("transformer.")] = _SafetensorsEntry(
+                entry["dtype"], tuple(entry["shape"]), begin, end
+            )
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not (or not all of) a safetensors file: {error}") from None
-    return tensors, metadata, data[start:]
+    return entries, metadata, data[header_end:]
 
 
-def _safetensors_array(values: memoryview, tensor: dict) -> np.ndarray:
-    """The values of one tensor, [n], as they lie in the file; bfloat16 as float32."""
-    begin, end = tensor["data_offsets"]
-    array = np.frombuffer(values[begin:end], SAFETENSORS_DTYPES[tensor["dtype"]])
-    if tensor["dtype"] == "BF16":  # the upper half of a float32; NumPy has no such type
+def _safetensors_array(values: memoryview, entry: _SafetensorsEntry) -> np.ndarray:
+    """The values of a tensor as they lie in the file, [n]; bfloat16 as float32."""
+    if entry.dtype not in SAFETENSORS_DTYPES:
+        raise ValueError(f"its dtype is {entry.dtype}, not one of {[*SAFETENSORS_DTYPES]}")
+    array = np.frombuffer(values[entry.begin : entry.end], SAFETENSORS_DTYPES[entry.dtype])
+    if entry.dtype == "BF16":  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array
 
@@ -516,16 +553,13 @@ def _read_hugging_face_folder(model_dir: str) -> tuple[dict[str, int], dict]:
     """-> hparams, params of a folder in Hugging Face's layout."""
     hparams = _read_hugging_face_hparams(model_dir)
     file = Path(model_dir, "model.safetensors")
-    tensors, _, values = _read_safetensors(file)
-    shapes = {name: tensor["shape"] for name, tensor in tensors.items()}
-    params = _collect(
-        file,
-        hparams,
-        _hugging_face_name,
-        shapes,
-        lambda name: _safetensors_array(values, tensors[name]),
-    )
-    return hparams, params
+    entries, _, values = _read_safetensors(file)
+    shapes = {name: entry.shape for name, entry in entries.items()}
+
+    def read(name):
+        return _safetensors_array(values, entries[name])
+
+    return hparams, _collect(file, hparams, _hugging_face_name, shapes, read)
 
 
 def _is_conversion(model_dir: str) -> bool:
@@ -541,14 +575,16 @@ def _is_conversion(model_dir: str) -> bool:
 
 
 def _write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    header, end = {"__metadata__": {"format": "pt"}}, 0  # the format, transformers insists on
+    header = {"__metadata__": {"format": "pt"}}  # which transformers insists on
+    begin = 0
     for name, array in tensors.items():
-        start, end = end, end + array.nbytes
+        end = begin + array.nbytes
         header[name] = {
             "dtype": f"F{8 * array.itemsize}",
             "shape": array.shape,
-            "data_offsets": [start, end],
+            "data_offsets": [begin, end],
         }
+        begin = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the values are aligned
     with open(path, "wb") as file:
@@ -565,10 +601,10 @@ def save_model_folder(
     params: dict,
     dtype: type[np.floating] = np.float32,
 ) -> None:
-    """Write a model in Hugging Face's layout: `transformers` can read the folder, and so can we.
+    """Write a model in Hugging Face's layout, which `transformers` can read as well.
 
-    `dtype` on disk: float32 or float16. All four files are first written elsewhere: half of them
-    cannot be taken for a whole model. Raises OSError if that fails.
+    dtype: of the weights on disk, float32 or float16. All four files are written elsewhere first,
+    so that an unfinished folder is never taken for a model. Raises OSError if writing fails.
     """
     from tempfile import TemporaryDirectory
 
@@ -590,7 +626,7 @@ def save_model_folder(
         Path(temporary, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
         _write_safetensors(Path(temporary, "model.safetensors"), tensors)
         Path(model_dir, "model.safetensors").unlink(missing_ok=True)
-        for name in HUGGING_FACE_FILES:  # the weights last: until then the folder is not complete
+        for name in HUGGING_FACE_FILES:  # the weights last: only they make the folder complete
             Path(temporary, name).replace(Path(model_dir, name))
 
 
@@ -611,11 +647,15 @@ class PublishedFile(NamedTuple):
 
 
 class _Refused(OSError):
-    """The server can be reached, and does not give the file."""
+    """The server answers, but does not give us the file."""
+
+
+class _NotFound(_Refused):
+    """The server says that there is no such file."""
 
 
 class _TemporaryError(Exception):
-    """What went wrong may go right the next time; if it never does, it is a `final` error."""
+    """An error that may be gone at the next try. If it never is, raise `final`."""
 
     def __init__(self, reason, final: type[OSError] = OSError):
         super().__init__(str(reason))
@@ -623,10 +663,10 @@ class _TemporaryError(Exception):
 
 
 class _Part:
-    """The beginning of a file, kept between runs until it is whole.
+    """The part of a file that has come so far. It stays on disk, for the next run to continue.
 
-    `<name>.part` has the bytes. `<name>.part.validator` has what the server calls this version of
-    the file, its ETag or time of change: a file that has changed since must not be continued.
+    `<name>.part` has the bytes. `<name>.part.validator` has the ETag or the time of change which
+    the server gave: if the file on the server has changed since, we start over.
     """
 
     def __init__(self, path: Path):
@@ -639,13 +679,13 @@ class _Part:
 
     @property
     def validator(self) -> str:
-        """Empty if there is none."""
+        """What the server called this version of the file; "" if it did not."""
         if not self._validator_path.is_file():
             return ""
         return self._validator_path.read_text(encoding="latin-1")
 
     def start_over(self, validator: str) -> None:
-        """Empty the part. From now on it is of the version `validator`."""
+        """Empty the part, for a version of the file which the server calls `validator`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.open("wb").close()  # first, so that no old bytes get a new validator
         if validator:
@@ -658,15 +698,18 @@ class _Part:
         self._validator_path.unlink(missing_ok=True)
 
     def rename(self, path: Path) -> None:
-        """Give the file its own name. One that was there, and was wrong, becomes `<name>.old`."""
+        """Give the whole file its name. A file of that name is kept as `<name>.old`."""
         if path.exists():
-            path.replace(f"{path}.old")  # perhaps somebody's work
+            path.replace(f"{path}.old")
         self.path.replace(path)
         self._validator_path.unlink(missing_ok=True)
 
 
 def _validator(answer) -> str:
-    """What the server calls this version of the file. A weak ETag (W/"...") may name several."""
+    """What the server calls this version of the file: its ETag, or else its time of change.
+
+    A weak ETag (W/"...") does not count: files that share it may differ in some bytes.
+    """
     etag = answer.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
         return etag
@@ -674,10 +717,10 @@ def _validator(answer) -> str:
 
 
 def _get(url: str, headers: dict[str, str], file: PublishedFile):
-    """-> the open answer to a request, and `file` with what the server says of it.
+    """Ask for a file -> the open answer, and `file` with what the Hub says about it.
 
-    Redirects are followed by hand. The Hub tells a large file's size and hash in the answer that
-    redirects; and so nothing but the URL and our headers is sent on, neither cookies nor logins.
+    Redirects are followed here, not by requests, for two reasons: the Hub says a large file's size
+    and hash in the answer that redirects, and no cookies or passwords are sent anywhere.
     """
     from urllib.parse import urljoin
 
@@ -690,9 +733,9 @@ def _get(url: str, headers: dict[str, str], file: PublishedFile):
             stream=True,
             timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
             allow_redirects=False,
-            auth=lambda request: request,  # without it, requests would look into ~/.netrc
+            auth=lambda request: request,  # else requests sends the passwords in ~/.netrc
         )
-        file = _with_details_from_hub(file, answer.headers)
+        file = _with_size_and_hash(file, answer.headers)
         if not answer.is_redirect:
             return answer, file
         answer.close()
@@ -700,8 +743,8 @@ def _get(url: str, headers: dict[str, str], file: PublishedFile):
     raise _Refused(f"{url}: more than {MAX_REDIRECTS} redirects")
 
 
-def _with_details_from_hub(file: PublishedFile, headers) -> PublishedFile:
-    """The file with its size and SHA-256, if they were unknown and the Hub tells them."""
+def _with_size_and_hash(file: PublishedFile, headers) -> PublishedFile:
+    """Add the size and SHA-256 in the headers of the Hub, where they are not known already."""
     sha256 = headers.get("X-Linked-Etag", "").strip('"')
     if file.sha256 is None and re.fullmatch("[0-9a-f]{64}", sha256):
         file = file._replace(sha256=sha256)
@@ -712,46 +755,62 @@ def _with_details_from_hub(file: PublishedFile, headers) -> PublishedFile:
 
 
 def _request_headers(part: _Part, file: PublishedFile) -> dict[str, str]:
-    """Ask for all of a file, or for what `part` lacks, if that is sure to be of the same file."""
-    # A compressed answer could be neither resumed nor compared with its length.
-    headers = {"Accept-Encoding": "identity"}
+    """Headers that ask for a file from where `part` ends.
+
+    A part is only continued if we can tell that it is of the same file: by its validator, or in
+    the end by a published hash. Otherwise we ask for the whole file.
+    """
+    headers = {"Accept-Encoding": "identity"}  # a compressed answer could not be resumed
     if part.size and (part.validator or file.sha256):
         headers["Range"] = f"bytes={part.size}-"
         if part.validator:
-            headers["If-Range"] = part.validator  # else the server sends all of it
+            headers["If-Range"] = part.validator  # if the file has changed, all of it is sent
     return headers
 
 
 def _check_status(answer, url: str, part: _Part) -> None:
-    """Raise an error unless the answer is the file, or its end."""
+    """Raise an error unless the answer is a file, or the end of one."""
     status = f"{answer.status_code} {answer.reason}".strip()
     if answer.status_code == 416:  # the part is as long as the file, or longer
         part.discard()
         raise _TemporaryError(status)
     if answer.status_code == 429 or answer.status_code >= 500:
         raise _TemporaryError(status, _Refused)
+    if answer.status_code in (401, 404):  # 401 is the Hub's answer for an unknown repository
+        raise _NotFound(f"{url}: {status}")
     if answer.status_code not in (200, 206):
         raise _Refused(f"{url}: {status}")
     content_type = answer.headers.get("Content-Type", "")
     if content_type.startswith("text/html"):
-        raise OSError(f"{url}: a page of {content_type} came, not the file")
+        raise OSError(f"{url}: the server sends a page ({content_type}) instead of the file")
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         raise OSError(f"{url}: the server compresses the file ({encoding}), unasked")
 
 
+def _content_range(answer, part: _Part) -> tuple[int, str]:
+    """-> where an answer begins that continues `part`, and the size of the whole file.
+
+    It says so in a header: `Content-Range: bytes 500-999/1000`.
+    """
+    content_range = answer.headers.get("Content-Range", "")
+    numbers = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
+    continues = numbers is not None and int(numbers[1]) == part.size
+    validator = _validator(answer)
+    if part.validator and validator and part.validator != validator:
+        continues = False  # the server ignores If-Range
+    if not continues:
+        part.discard()
+        raise _TemporaryError(f"not the bytes that we asked for: {content_range}")
+    return part.size, numbers[2]
+
+
 def _start_and_size(answer, url: str, part: _Part, file: PublishedFile) -> tuple[int, int]:
-    """-> where in the file the answer begins, and how large the whole file is, in bytes."""
-    if answer.status_code == 200:  # all of it, even if we asked for the end
+    """-> the byte of the file at which the answer begins, and the size of the whole file."""
+    if answer.status_code == 200:  # the whole file, even if we asked for its end
         start, size = 0, answer.headers.get("Content-Length", str(file.size))
-    else:  # Content-Range: bytes 500-999/1000
-        content_range = answer.headers.get("Content-Range", "")
-        numbers = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
-        start, size = (int(numbers[1]), numbers[2]) if numbers else (None, "")
-        same_version = part.validator in ("", _validator(answer)) or not _validator(answer)
-        if start != part.size or not same_version:
-            part.discard()
-            raise _TemporaryError(f"another part came than we asked for: {content_range}")
+    else:
+        start, size = _content_range(answer, part)
     if not size.isdecimal():
         raise OSError(f"{url}: the server does not say how long the file is")
     if file.size not in (None, int(size)):
@@ -760,7 +819,7 @@ def _start_and_size(answer, url: str, part: _Part, file: PublishedFile) -> tuple
 
 
 def _append(answer, part: _Part, start: int, size: int) -> None:
-    """Write the answer to the end of the part, or, from start 0, to a new one."""
+    """Write an answer to the part: to its end, or to an empty part if the answer is all of it."""
     import requests
     from tqdm import tqdm
 
@@ -770,7 +829,7 @@ def _append(answer, part: _Part, start: int, size: int) -> None:
         initial=start,
         unit="B",
         unit_scale=True,
-        disable=None,  # shown on a terminal only
+        disable=None,  # shown only on a terminal
     )
     try:
         if start == 0:
@@ -779,16 +838,16 @@ def _append(answer, part: _Part, start: int, size: int) -> None:
             for chunk in answer.iter_content(CHUNK_SIZE):
                 opened.write(chunk)
                 bar.update(len(chunk))
-    except requests.RequestException:  # of the network: these are OSErrors, too
+    except requests.RequestException:  # an OSError, but not of the disk
         raise
     except OSError as error:
         raise OSError(f"cannot write {part.path}: {error.strerror}") from None
     if part.size != size:
-        raise _TemporaryError(f"{part.size} of {size} bytes came")
+        raise _TemporaryError(f"the connection ended after {part.size} of {size} bytes")
 
 
 def _try_to_complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
-    """Ask for what the part lacks, and append it -> `file` with what the server says of it."""
+    """Ask once for the rest of a file, and append it to the part -> as `_get`."""
     answer, file = _get(url, _request_headers(part, file), file)
     with answer:
         _check_status(answer, url, part)
@@ -798,21 +857,23 @@ def _try_to_complete(url: str, part: _Part, file: PublishedFile) -> PublishedFil
 
 
 def _temporary_error(url: str, error) -> _TemporaryError:
-    """What an exception of requests means."""
+    """What an exception of requests means. Raises OSError if trying again is of no use."""
     import requests
 
-    if isinstance(error, ValueError):  # such as for a URL that is none
+    if isinstance(error, ValueError):  # an invalid URL
         raise OSError(f"{url}: {error}") from None
+    # Where there is no connection, the first argument is an error of urllib3 that has a reason.
     reason = getattr(error.args[0], "reason", None) if error.args else None
-    no_connection = reason is not None and not isinstance(error, requests.exceptions.SSLError)
-    return _TemporaryError(reason or error, ConnectionError if no_connection else OSError)
+    if reason is None or isinstance(error, requests.exceptions.SSLError):
+        return _TemporaryError(reason or error)
+    return _TemporaryError(reason, ConnectionError)
 
 
 def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
-    """Complete the part, trying again with growing pauses -> `file`, with what the server says.
+    """Fetch the rest of a file, with several tries and growing pauses -> as `_get`.
 
-    As long as each try gets further, there may be any number of them. If the server was never
-    reached there is most likely no network at all, which a user wants to know soon.
+    As long as each try gets further, there may be any number of tries. If the server is not even
+    reached, there is most likely no network, and we give up soon.
     """
     import requests
 
@@ -821,21 +882,22 @@ def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
         try:
             return _try_to_complete(url, part, file)
         except _TemporaryError as error:
-            trouble = error
+            last_error = error
         except requests.RequestException as error:
-            trouble = _temporary_error(url, error)
+            last_error = _temporary_error(url, error)
         if part.size > furthest:
             n_failures, furthest = 0, part.size
         n_failures += 1
-        reached = reached or trouble.final is not ConnectionError
+        reached = reached or last_error.final is not ConnectionError
         pauses = PAUSES if reached else PAUSES[:1]
         if n_failures > len(pauses):
             break
         time.sleep(pauses[n_failures - 1])
     if not reached:
-        raise ConnectionError(f"cannot reach {url}: {trouble}")
-    final = _Refused if trouble.final is _Refused else OSError
-    raise final(f"cannot fetch {url}: {trouble}; run again to go on")
+        raise ConnectionError(f"cannot reach {url}: {last_error}")
+    if last_error.final is _Refused:
+        raise _Refused(f"{url}: {last_error}")
+    raise OSError(f"cannot fetch {url}: {last_error}; run again to continue")
 
 
 def _sha256(path: Path) -> str:
@@ -847,9 +909,9 @@ def _sha256(path: Path) -> str:
 
 
 def _fetch(url: str, model_dir: str, file: PublishedFile) -> None:
-    """Fetch a file into a folder. It gets its name when it is whole and checked.
+    """Fetch a file into a folder. It gets its name once it is whole and has been checked.
 
-    Raises ConnectionError if the server cannot be reached, else OSError.
+    Raises ConnectionError if the server cannot be reached, OSError for all other trouble.
     """
     path = Path(model_dir, file.name)
     part = _Part(path)
@@ -857,10 +919,10 @@ def _fetch(url: str, model_dir: str, file: PublishedFile) -> None:
         file = _complete(url, part, file)
     if file.sha256 and _sha256(part.path) != file.sha256:
         part.discard()
-        raise OSError(f"{url} is not the published file: its SHA-256 is wrong; it was deleted")
+        raise OSError(f"{url} is not the published file (wrong SHA-256), and was deleted")
     if file.name.endswith(".json") and not part.path.read_bytes().lstrip().startswith(b"{"):
         part.discard()
-        raise OSError(f"{url} is not JSON; it was deleted")
+        raise OSError(f"{url} is not JSON, and was deleted")
     part.rename(path)
 
 
@@ -979,7 +1041,7 @@ def _is_whole(model_dir: str, file: PublishedFile) -> bool:
 
 
 def _missing_openai_files(model_dir: str, model_size: str) -> list[str]:
-    """What a folder lacks to be read in OpenAI's layout; files of a wrong size count as well."""
+    """The files that a folder needs for OpenAI's layout: not there, or of a wrong size."""
     present = os.listdir(model_dir) if os.path.isdir(model_dir) else []
     prefix = _checkpoint_prefix(model_dir) or "model.ckpt"
     needed = ["checkpoint", "encoder.json", "hparams.json", "vocab.bpe", f"{prefix}.index"]
@@ -994,7 +1056,7 @@ def _missing_openai_files(model_dir: str, model_size: str) -> list[str]:
 
 
 def _missing_hugging_face_files(model_dir: str) -> list[str]:
-    """What a folder lacks to be read in Hugging Face's layout."""
+    """The files that a folder needs for Hugging Face's layout, and does not have."""
     return [name for name in HUGGING_FACE_FILES if not Path(model_dir, name).is_file()]
 
 
@@ -1011,7 +1073,7 @@ def _what_is_missing(model_size: str, model_dir: str) -> str:
 
 
 def _fetch_openai_files(base_url: str, model_size: str, model_dir: str) -> None:
-    """Fetch what a folder lacks of the seven files of OpenAI's layout."""
+    """Fetch those of the seven files of OpenAI's layout that a folder does not have."""
     from urllib.parse import quote
 
     unknown = tuple(PublishedFile(file.name) for file in OPENAI_FILES["124M"])
@@ -1021,9 +1083,9 @@ def _fetch_openai_files(base_url: str, model_size: str, model_dir: str) -> None:
 
 
 def _fetch_from_hub(repository: HubRepository, model_dir: str, notice: str = "") -> None:
-    """Fetch what a folder lacks of the four files of Hugging Face's layout.
+    """Fetch those of the four files of Hugging Face's layout that a folder does not have.
 
-    `notice` goes to standard error once it is clear that the Hub can be reached.
+    `notice` is printed on standard error once the Hub has answered.
     """
     from urllib.parse import quote
 
@@ -1033,19 +1095,20 @@ def _fetch_from_hub(repository: HubRepository, model_dir: str, notice: str = "")
         try:
             if not Path(model_dir, file.name).is_file():
                 _fetch(url, model_dir, file)
-        except _Refused as error:
-            needed = f"needed is a public repository with {', '.join(HUGGING_FACE_FILES)}"
+        except _NotFound as error:
             if file.name == "model.safetensors":
-                needed = "a repository with only a pickle (pytorch_model.bin) is not read"
-            raise _Refused(f"{error}; {needed}") from None
+                hint = "a repository with only a pickle (pytorch_model.bin) is not read"
+            else:
+                hint = f"a public repository with {', '.join(HUGGING_FACE_FILES)} is needed"
+            raise _NotFound(f"{error}: {hint}") from None
         if file.name == "config.json":
-            _read_hugging_face_hparams(model_dir)  # refuses other models before the large file
+            _read_hugging_face_hparams(model_dir)  # refuse other models before fetching weights
             if notice:
                 print(notice, file=sys.stderr)
 
 
 def _fetch_published_model(model_size: str, model_dir: str) -> None:
-    """Fetch one of OpenAI's four models: from OpenAI, or the same weights from the Hub."""
+    """Fetch one of OpenAI's four models: from OpenAI, or else the same weights from the Hub."""
     try:
         return _fetch_openai_files(OPENAI_URL, model_size, model_dir)
     except (ConnectionError, _Refused) as error:
@@ -1059,17 +1122,19 @@ def _fetch_published_model(model_size: str, model_dir: str) -> None:
 
 
 def download_gpt2_files(model_size: str, model_dir: str) -> None:
-    """Fetch what the folder `model_dir` lacks of a model.
+    """Fetch those files of a model that the folder `model_dir` does not have.
 
-    model_size: one of OpenAI's ("124M", "355M", "774M", "1558M"), or OWNER/NAME for a GPT-2 on the
-    Hugging Face Hub. OpenAI's come from OpenAI, and if it refuses or cannot be reached from the
-    Hub, in its layout; a line on standard error says so. With env GPT2_BASE_URL they come from
-    there and nowhere else, under any name. Env HF_ENDPOINT stands for the Hub's address.
+    model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub.
+    The four come from OpenAI. If its server refuses or cannot be reached, they come from the Hub,
+    in Hugging Face's layout, and a line on standard error says so.
 
-    A file is called `<name>.part`, and resumed, until it is whole by published size and hash, or by
-    the length that the server tells. Raises FileNotFoundError for an unknown model, the built-in
-    ConnectionError if no server can be reached, OSError for other trouble, and ValueError for a
-    model on the Hub which is not a GPT-2.
+    Environment: GPT2_BASE_URL is a mirror, which is then asked instead of OpenAI and the Hub, and
+    may have models of other names, too. HF_ENDPOINT is the Hub's address.
+
+    A file is called `<name>.part` until it is whole, and a later run continues it. Its size and
+    SHA-256 are checked where they are published, or the Hub says them.
+    Raises FileNotFoundError for an unknown model, the built-in ConnectionError if no server can be
+    reached, OSError for all other trouble, ValueError for a model on the Hub that is not a GPT-2.
     """
     mirror = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
     if "/" in model_size:
@@ -1081,7 +1146,8 @@ def download_gpt2_files(model_size: str, model_dir: str) -> None:
     else:
         raise FileNotFoundError(
             f"{_what_is_missing(model_size, model_dir)}; "
-            f"we can fetch {', '.join(OPENAI_FILES)}, and OWNER/NAME from the Hugging Face Hub"
+            f"to download, name one of {', '.join(OPENAI_FILES)}, or OWNER/NAME for one on the "
+            "Hugging Face Hub"
         )
 
 
@@ -1089,10 +1155,10 @@ def download_gpt2_files(model_size: str, model_dir: str) -> None:
 
 
 def _check_model_size(model_size: str, models_dir: str) -> None:
-    """Raise ValueError unless it is the name of a folder in models_dir, or OWNER/NAME."""
+    """Raise ValueError unless it names a folder within `models_dir`: NAME, or OWNER/NAME."""
     names = model_size.split("/")
-    wrong_name = any(name in ("", ".", "..") for name in names)
-    if wrong_name or len(names) > 2 or re.search(r"[\\:\0]", model_size):
+    leaves_folder = any(name in ("", ".", "..") for name in names)
+    if leaves_folder or len(names) > 2 or re.search(r"[\\:\0]", model_size):
         raise ValueError(
             f"model_size should name a folder in {models_dir}, "
             f"or OWNER/NAME on the Hugging Face Hub, not {model_size!r}"
@@ -1100,10 +1166,11 @@ def _check_model_size(model_size: str, models_dir: str) -> None:
 
 
 def _folder_reader(model_dir: str, model_size: str) -> Callable | None:
-    """The function that reads a folder, or None if it is complete in neither layout.
+    """The function that reads a folder, or None if it is not complete in either layout.
 
-    Hugging Face's layout comes first: with both, it is somebody's own weights. A conversion by an
-    earlier version of this file is different: the checkpoint beside it is the same, or newer.
+    If it is in both, the safetensors file holds somebody's own weights, and is read. Only if an
+    earlier version of this file made it from the checkpoint, the checkpoint is read: it may have
+    changed since.
     """
     has_openai = not _missing_openai_files(model_dir, model_size)
     has_hugging_face = not _missing_hugging_face_files(model_dir)
@@ -1117,12 +1184,13 @@ def _folder_reader(model_dir: str, model_size: str) -> Callable | None:
 def load_encoder_hparams_and_params(
     model_size: str, models_dir: str
 ) -> tuple[Encoder, dict[str, int], dict]:
-    """-> encoder, hparams, params of the model in `models_dir/model_size`, downloaded if need be.
+    """Load the model in `models_dir/model_size` -> encoder, hparams, params; or download it first.
 
-    model_size: the name of a folder there, one of OpenAI's models ("124M"), or OWNER/NAME for one
-    of the Hugging Face Hub. hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params: nested as in
-    `parameter_shapes`, float32, by preference read-only views of the file.
-    Raises ValueError, OSError or ImportError, in one line; ConnectionError if there is no network.
+    model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub;
+    or any other folder that is there. hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params:
+    nested as in `parameter_shapes`, float32, wherever possible read-only views of the file.
+    Raises what `download_gpt2_files` and `load_gpt2_params_from_tf_ckpt` raise, and ValueError for
+    a name that leaves `models_dir`, or files that are not a GPT-2; each message is one line.
     """
     _check_model_size(model_size, models_dir)
     model_dir = os.path.join(models_dir, model_size)

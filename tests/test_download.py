@@ -629,7 +629,9 @@ def test_a_repository_with_only_a_pickle_is_refused(hub, tmp_path):
         assert words in message_of(error)
 
 
-def test_a_repository_that_is_not_there_is_refused(hub, tmp_path):
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_repository_that_is_not_there_is_refused(hub, tmp_path, status):
+    hub.faults["config.json"] = [status]  # the Hub says 401
     with pytest.raises(OSError) as error:
         load("owner/typo", tmp_path / "models")
     assert not isinstance(error.value, ConnectionError)

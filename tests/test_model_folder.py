@@ -205,6 +205,26 @@ def test_a_wrong_tensor_is_named(tmp_path, tiny, name, array):
     assert name in message_of(error) and "model.safetensors" in message_of(error)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": 5, "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [24], "data_offsets": [0]},
+        {"dtype": "F32", "shape": [24]},
+        [],
+        None,
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, tiny, entry):
+    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny))
+    header = json.dumps({"ln_f.bias": entry}).encode()
+    path = tmp_path / "tiny" / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(96))
+    with pytest.raises(ValueError) as error:
+        load("tiny", tmp_path)
+    assert str(path) in message_of(error)
+
+
 def test_a_damaged_safetensors_file_is_refused(tmp_path, tiny):
     write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny))
     path = tmp_path / "tiny" / "model.safetensors"
