@@ -17,7 +17,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import mmap
 import os
 import re
@@ -374,8 +373,6 @@ def _tensor_view(data: memoryview, entry: _BundleEntry) -> np.ndarray:
     if entry.in_slices:
         raise _UnusualCheckpoint("it has tensors in several slices")
     end = entry.offset + entry.size
-    if entry.size != 4 * math.prod(entry.shape):
-        raise ValueError(f"{entry.size} bytes for the shape {entry.shape}")
     if end > len(data):
         raise ValueError(f"it ends at byte {end}, the data file at {len(data)}")
     return np.frombuffer(data[entry.offset : end], "<f4")
