@@ -1,56 +1,39 @@
 """Model folders: fetch one, read one, write one.
 
-A GPT-2 is a folder `models_dir/model_size/` in OpenAI's layout (a TensorFlow checkpoint) or in
-Hugging Face's (a safetensors file). OpenAI's is converted once, by writing the other next to it;
-after that TensorFlow is not needed, and weights are mapped into memory as they lie on the disk.
-Left out: weights in several files or in pickles, configurations other than `COMPUTED`.
-Sources: github.com/openai/gpt-2, github.com/huggingface/safetensors.
+A GPT-2 is a folder `models_dir/model_size/` in one of two layouts. OpenAI's has a TensorFlow
+checkpoint, Hugging Face's a safetensors file. Both are mapped into memory as they lie on disk:
+loading takes milliseconds, makes no second copy, and needs no framework.
+
+What is not read: weights in a pickle or in several safetensors files, and models whose
+configuration is not covered by `SUPPORTED_CONFIG`. This file also works when it is copied to
+another folder together with `encoder.py`.
+
+Sources: github.com/openai/gpt-2 (the layout); github.com/google/leveldb, doc/table_format.md and
+github.com/tensorflow/tensorflow, core/protobuf/tensor_bundle.proto (the checkpoint);
+github.com/huggingface/safetensors (the other file).
 """
 
+import contextlib
+import functools
 import hashlib
 import json
 import mmap
 import os
+import re
 import sys
 import time
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from encoder import get_encoder
+from encoder import Encoder, get_encoder
 
-BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # or env GPT2_BASE_URL
-DATA = "model.ckpt.data-00000-of-00001"
-TF_FILES = {  # SHA-256 of those of 124M
-    "checkpoint": "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb",
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "hparams.json": "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318",
-    DATA: "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
-    "model.ckpt.index": "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
-    "model.ckpt.meta": "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-}
-PUBLISHED = {  # bytes of the same files, as far as they are known
-    "124M": dict(zip(TF_FILES, (77, 1042301, 90, 497759232, 5215, 471155, 456318), strict=True)),
-    "355M": dict(zip(TF_FILES, (77, 1042301, 91, 1419292672, 10399, 926519, 456318), strict=True)),
-    "774M": {"encoder.json": 1042301, DATA: 3096120320, "vocab.bpe": 456318},
-    "1558M": {"encoder.json": 1042301, DATA: 6230444800, "vocab.bpe": 456318},
-}
-PAUSES = (0.5, 1, 2, 4)  # seconds before the second, third, ... try
-HF_FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
-HPARAMS = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}  # OpenAI's names: Hugging Face's
-HPARAMS |= {name: name for name in ("n_embd", "n_head", "n_layer")}
-COMPUTED = {  # what config.json may say, the default first
-    "model_type": ("gpt2",), "layer_norm_epsilon": (1e-5,), "tie_word_embeddings": (True,),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # one formula
-    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-}  # fmt: skip
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy knows no bfloat16
+# ------------------------------------------------------------------ parameters
 
 
-def parameter_shapes(hparams):
+def parameter_shapes(hparams: dict[str, int]) -> dict:
     """The shapes of a model's parameters, nested as `gpt2.gpt2` takes them.
 
     >>> hparams = {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}
@@ -71,7 +54,7 @@ def parameter_shapes(hparams):
     }
 
 
-def map_params(function, tree, name=""):
+def map_params(function: Callable[[str, Any], Any], tree: Any, name: str = "") -> Any:
     """The same dicts and lists, with function(name, leaf) in place of each leaf.
 
     >>> map_params(lambda name, shape: name, {"ln_f": {"g": (3,)}, "blocks": [{"w": (3, 3)}]})
@@ -84,7 +67,7 @@ def map_params(function, tree, name=""):
     return function(name.removesuffix("."), tree)
 
 
-def named(tree):
+def named(tree: Any) -> dict[str, Any]:
     """{name: leaf} of nested parameters, shapes or gradients, in the order of the nest.
 
     >>> named({"ln_f": {"g": 1, "b": 2}, "blocks": [{"w": 3}]})
@@ -95,251 +78,1125 @@ def named(tree):
     return leaves
 
 
-def _size(path):
-    return path.stat().st_size if path.is_file() else -1
+def _openai_name(name: str) -> str:
+    """The name of a parameter in OpenAI's checkpoint.
 
-
-def _missing(model_dir, files, model_size=None):
-    """Those of `files` that are not there, or not of the size published for `model_size`."""
-    sizes = PUBLISHED.get(model_size, {})
-    return [f for f in files if (n := _size(Path(model_dir, f))) < 0 or n != sizes.get(f, n)]
-
-
-def _continue(url, part, size):
-    """Append to the file `part` what it lacks of `url`, and return the length of the whole."""
-    import requests
-    from tqdm import tqdm
-
-    have = max(_size(part), 0)
-    # "identity": a compressed answer could not be resumed, nor compared with its length.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=(5, 60)) as answer:
-        kind = answer.headers.get("Content-Type", "")
-        first, _, total = answer.headers.get("Content-Range", "").partition("/")
-        if answer.status_code == 416:  # `part` is as long as the file, or longer
-            part.unlink(missing_ok=True)
-        if answer.status_code == 200:  # all of it, even if we asked for the end
-            have, first, total = 0, "bytes 0-", answer.headers.get("Content-Length", str(size))
-        fits = total.isdigit() and size in (None, int(total)) and first.startswith(f"bytes {have}-")
-        if not fits or kind.startswith("text/html"):
-            found = f"{answer.status_code}, {kind}, {total or '?'} bytes, not {size or 'a file'}"
-            later = answer.status_code == 416 or answer.status_code >= 500
-            raise (requests.ConnectionError if later else OSError)(f"{url}: {found}")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(None, part.stem, int(total), initial=have, unit="B", unit_scale=1, disable=None)
-        with open(part, "ab" if have else "wb") as file, bar:
-            for chunk in answer.iter_content(1 << 14):
-                bar.update(file.write(chunk))
-    if _size(part) != int(total):
-        raise requests.ConnectionError(f"{_size(part)} of {total} bytes came")
-    return int(total)
-
-
-def _fetch(url, path, size):
-    """Fetch `url` to `path` by way of `path`.part, trying again for as long as there is hope."""
-    sha256 = TF_FILES[path.name] if size in PUBLISHED["124M"].values() else None
-    part, tries, furthest, reached = Path(f"{path}.part"), 0, 0, False
-    while _size(part) != size:
-        try:
-            size = _continue(url, part, size)
-        except OSError as error:  # as are the exceptions of requests
-            if error.errno:
-                raise OSError(f"cannot write {part}: {error.strerror}") from None
-            if type(error) is OSError or isinstance(error, ValueError):  # no matter of time
-                raise
-            tries, furthest = (1, _size(part)) if _size(part) > furthest else (tries + 1, furthest)
-            reason = getattr(error.args[0], "reason", error)  # urllib3's, if it did not connect
-            reached |= reason is error or type(error).__name__ == "SSLError"
-            if tries > (len(PAUSES) if reached else 1):
-                kind = OSError if reached else ConnectionError
-                raise kind(f"cannot fetch {url}: {reason}{', run again' * reached}") from None
-            time.sleep(PAUSES[tries - 1])
-    wrong = sha256 and hashlib.sha256(np.memmap(part, mode="r")).hexdigest() != sha256
-    if wrong or (path.suffix == ".json" and not part.read_bytes().lstrip().startswith(b"{")):
-        part.unlink()
-        raise OSError(f"{url} is not the published file, or no JSON: it was thrown away")
-    if path.exists():
-        path.replace(f"{path}.old")  # of a wrong size, yet perhaps somebody's work
-    part.replace(path)
-
-
-def download_gpt2_files(model_size, model_dir):
-    """Fetch what `model_dir` lacks of OpenAI's model `model_size` ("124M", "355M", ...).
-
-    From `BASE_URL` or env GPT2_BASE_URL. A file is called `<name>.part`, and resumed, until it is
-    whole by published size and hash, or by the length that the server tells. Raises OSError: for
-    an unknown model FileNotFoundError, for a server out of reach the built-in ConnectionError.
+    >>> _openai_name("blocks.11.attn.c_attn.w"), _openai_name("wte")
+    ('model/h11/attn/c_attn/w', 'model/wte')
     """
-    base = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
-    missing = _missing(model_dir, TF_FILES, model_size)
-    if missing and not base and model_size not in PUBLISHED:
-        found = f"has {os.listdir(model_dir)}" if os.path.isdir(model_dir) else "is not there"
-        lacks = f"{_missing(model_dir, HF_FILES)} of Hugging Face's layout, {missing} of OpenAI's"
-        raise FileNotFoundError(f"{model_dir} {found}, lacks {lacks}; we fetch {[*PUBLISHED]}")
-    for file in missing:
-        size = PUBLISHED.get(model_size, {}).get(file)
-        _fetch(f"{base or BASE_URL}/{model_size}/{file}", Path(model_dir, file), size)
+    return "model/" + name.replace("blocks.", "h").replace(".", "/")
 
 
-def _read_config(path, names):
-    """-> the JSON object in the file, and the five numbers `names` in it as hparams."""
-    try:
-        config = json.loads(path.read_bytes())
-        n = [config[name] for name in names]
-        if {*map(type, n)} != {int} or min(n) < 1 or n[2] % n[3]:
-            raise ValueError(f"{[*names]} are {n}; n_embd should be a multiple of n_head")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not (or not all of) a configuration: {error!r}") from None
-    return config, dict(zip(HPARAMS, n, strict=True))
+def _hugging_face_name(name: str) -> str:
+    """The name of a parameter in Hugging Face's files.
 
-
-def _map(function, tree, name="model"):
-    """The same dicts and lists, with function(OpenAI's name, leaf) in place of each leaf."""
-    if isinstance(tree, dict):
-        return {key: _map(function, child, f"{name}/{key}") for key, child in tree.items()}
-    if isinstance(tree, list):  # model/blocks -> model/h0, model/h1, ...
-        return [_map(function, child, f"model/h{i}") for i, child in enumerate(tree)]
-    return function(name, tree)
-
-
-def _hf_name(name):
-    """Hugging Face's name for OpenAI's.
-
-    >>> _hf_name("model/h11/attn/c_attn/w"), _hf_name("model/wte")
+    >>> _hugging_face_name("blocks.11.attn.c_attn.w"), _hugging_face_name("wte")
     ('h.11.attn.c_attn.weight', 'wte.weight')
     """
-    *scope, leaf = name.replace("model/h", "h/").removeprefix("model/").split("/")
-    leaf = {"g": "weight", "w": "weight", "b": "bias"}.get(leaf, leaf + ".weight")
-    return ".".join([*scope, leaf])
+    if name in ("wte", "wpe"):
+        return f"{name}.weight"
+    layer, _, kind = name.replace("blocks.", "h.").rpartition(".")
+    kind = {"g": "weight", "w": "weight", "b": "bias"}[kind]
+    return f"{layer}.{kind}"
 
 
-def _nest(hparams, file, found, rename, read):
-    """The parameters of a file, nested as `gpt2` takes them; `found` is {name: shape} in it."""
-    d, n_layer = hparams["n_embd"], hparams["n_layer"]
-    norm = {"g": (d,), "b": (d,)}
-    attn = {"c_attn": {"w": (d, 3 * d), "b": (3 * d,)}, "c_proj": {"w": (d, d), "b": (d,)}}
-    mlp = {"c_fc": {"w": (d, 4 * d), "b": (4 * d,)}, "c_proj": {"w": (4 * d, d), "b": (d,)}}
-    blocks = [{"ln_1": norm, "attn": attn, "ln_2": norm, "mlp": mlp}] * n_layer
-    tables = {"wte": (hparams["n_vocab"], d), "wpe": (hparams["n_ctx"], d)}
+def _collect(
+    file: str | Path,
+    hparams: dict[str, int],
+    name_in_file: Callable[[str], str],
+    shapes: dict[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
+) -> dict:
+    """The nested parameters of a file, as float32 arrays of the shapes that `hparams` asks for.
 
-    def get(name, shape):
-        name = rename(name)
-        if tuple(found.get(name, ())) not in (shape, (1, *shape)):  # OpenAI: [1, n_in, n_out]
-            raise ValueError(f"{file}: {name} should be {shape}, is {found.get(name, 'missing')}")
+    `shapes` lists all tensors of the file by their names there; `read(name)` returns the values of
+    one, in any shape. Raises ValueError for a tensor that is missing or has another shape.
+    """
+
+    def parameter(name, shape):
+        name = name_in_file(name)
+        if name not in shapes:
+            raise ValueError(f"{file}: {name} is missing")
+        if tuple(shapes[name]) not in (shape, (1, *shape)):  # OpenAI: [1, n_in, n_out]
+            raise ValueError(f"{file}: {name} should be {shape}, is {tuple(shapes[name])}")
         try:
-            return np.require(read(name), np.float32, "A").reshape(shape)
-        except Exception as error:
+            # Copies only what is not float32 yet, or not at a multiple of four bytes.
+            return np.require(read(name), np.float32, ["ALIGNED"]).reshape(shape)
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: cannot read {name}: {error}") from None
 
-    if (more := rename(f"model/h{n_layer}/ln_1/g")) in found:
-        raise ValueError(f"{file}: n_layer is {n_layer}, but there is {more}")
-    return _map(get, {**tables, "blocks": blocks, "ln_f": norm})
+    n_layer = hparams["n_layer"]
+    one_more = name_in_file(f"blocks.{n_layer}.ln_1.g")
+    if one_more in shapes:
+        raise ValueError(f"{file}: n_layer is {n_layer}, but there is {one_more}")
+    return map_params(parameter, parameter_shapes(hparams))
 
 
-def load_gpt2_params_from_tf_ckpt(tf_ckpt_path, hparams):
-    """OpenAI's checkpoint ("models/124M/model.ckpt") as nested float32 arrays, w [n_in, n_out].
+def _map_file(path: str | Path) -> memoryview:
+    """The bytes of a file, read-only. They are read from disk when they are first used."""
+    with open(path, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
-    Raises ImportError without TensorFlow, ValueError for what is broken or not as in `hparams`.
-    """
-    stderr = os.dup(2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # TensorFlow's C++ code logs whatever it is told
+
+def _read_hparams(path: Path, names: dict[str, str]) -> tuple[dict[str, int], dict]:
+    """Read a JSON file -> hparams, and all that it says. `names` are theirs in the file."""
     try:
-        import tensorflow as tf
+        config = json.loads(path.read_bytes())
+        hparams = {ours: config[theirs] for ours, theirs in names.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not (or not all of) a configuration: {error!r}") from None
+    for name, number in hparams.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{path}: {names[name]} should be 1 or more, is {number!r}")
+    if hparams["n_embd"] % hparams["n_head"]:
+        n_embd, n_head = hparams["n_embd"], hparams["n_head"]
+        raise ValueError(f"{path}: n_embd {n_embd} should be a multiple of n_head {n_head}")
+    return hparams, config
 
-        reader = tf.train.load_checkpoint(tf_ckpt_path)
-        shapes = reader.get_variable_to_shape_map()
-    except ImportError as error:
-        raise ImportError(f"{error}; pip install tensorflow, or use a safetensors folder") from None
-    except Exception as error:
-        raise ValueError(f"{tf_ckpt_path} is not (or not all of) a checkpoint: {error}") from None
+
+# ------------------------------------------------------------------ OpenAI's layout
+#
+# A TensorFlow checkpoint is an index and a data file. The data file is the values of all tensors,
+# one tensor after the other. The index says where each of them is. It is a table in LevelDB's
+# format, sorted by key:
+#
+#     key                         value (a protocol buffer)
+#     ""                          BundleHeaderProto: number of data files, byte order
+#     "model/h0/attn/c_attn/b"    BundleEntryProto: dtype, shape, offset, size
+#     "model/h0/attn/c_attn/w"    ...
+
+OPENAI_HPARAMS = {name: name for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")}
+TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+FOOTER_SIZE = 48
+NO_COMPRESSION = 0
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types of protocol buffers
+LITTLE_ENDIAN = 0
+DT_FLOAT = 1  # TensorFlow's number for float32
+
+
+class _UnusualCheckpoint(Exception):
+    """A checkpoint that may be fine, but uses a part of the format that we do not read."""
+
+
+class _BundleEntry(NamedTuple):
+    """What the index says of a tensor."""
+
+    dtype: int  # TensorFlow's number
+    shape: tuple[int, ...]
+    offset: int  # in the data file, in bytes, as is the size
+    size: int
+    in_slices: bool
+
+
+@functools.cache
+def _crc32c_table() -> list[int]:
+    """The remainder of every byte after division by Castagnoli's polynomial, bits reversed."""
+    table = []
+    for byte in range(256):
+        remainder = byte
+        for _ in range(8):
+            lowest_bit = remainder & 1
+            remainder >>= 1
+            if lowest_bit:
+                remainder ^= 0x82F63B78
+        table.append(remainder)
+    return table
+
+
+def _crc32c(data: bytes) -> int:
+    """The checksum of RFC 3720, section 12.1. At about 15 MB a second: not for weights.
+
+    >>> hex(_crc32c(b"123456789"))
+    '0xe3069283'
+    """
+    table = _crc32c_table()
+    checksum = 0xFFFFFFFF
+    for byte in data:
+        checksum = table[(checksum ^ byte) & 0xFF] ^ (checksum >> 8)
+    return checksum ^ 0xFFFFFFFF
+
+
+def _masked(checksum: int) -> int:
+    """A checksum as LevelDB stores it, which avoids checksums of data that contains checksums."""
+    rotated = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
+    return (rotated + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _read_varint(data: bytes, start: int) -> tuple[int, int]:
+    """Read a number of variable length -> the number, and where it ends.
+
+    Each byte has seven bits of it, the lowest first; its high bit is set if another byte follows.
+
+    >>> _read_varint(bytes([0xAC, 0x02]), 0)
+    (300, 2)
+    """
+    number = 0
+    for i, byte in enumerate(data[start : start + 10]):
+        number |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return number, start + i + 1
+    raise ValueError("a number in it has no end")
+
+
+def _read_block(table: bytes, offset: int, size: int) -> bytes:
+    """The content of one block. A trailer follows it: compression [1 byte], checksum [4 bytes]."""
+    end = offset + size
+    content, trailer = table[offset:end], table[end : end + 5]
+    if len(trailer) < 5:
+        raise ValueError("it is cut short")
+    compression, checksum = trailer[0], int.from_bytes(trailer[1:], "little")
+    if _masked(_crc32c(content + trailer[:1])) != checksum:
+        raise ValueError("it is damaged, a checksum is wrong")
+    if compression != NO_COMPRESSION:
+        raise _UnusualCheckpoint("its index is compressed")
+    return content
+
+
+def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of a block.
+
+    Keys are sorted, so neighbours begin alike, and only the rest of a key is stored. An entry is
+    three varints (bytes shared with the key before, bytes of the rest, bytes of the value), the
+    rest of the key, the value. The block ends with the offsets of some entries [4 bytes each], for
+    binary search, and their number [4 bytes].
+    """
+    n_offsets = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * n_offsets
+    start, key = 0, b""
+    while start < end:
+        n_shared, start = _read_varint(block, start)
+        n_rest, start = _read_varint(block, start)
+        n_value, start = _read_varint(block, start)
+        key = key[:n_shared] + block[start : start + n_rest]
+        start += n_rest
+        yield key, block[start : start + n_value]
+        start += n_value
+    if start != end:
+        raise ValueError("the entries of a block do not fill it")
+
+
+def _read_block_at(table: bytes, handle: bytes) -> bytes:
+    """Read the block that a handle points to. A handle is an offset and a size, two varints."""
+    offset, start = _read_varint(handle, 0)
+    size, _ = _read_varint(handle, start)
+    return _read_block(table, offset, size)
+
+
+def _read_table(table: bytes) -> dict[bytes, bytes]:
+    """{key: value} of a table: its footer points to the index block, that to all other blocks.
+
+    The footer is the handle of the metaindex block (empty here), the handle of the index block,
+    zeros up to 40 bytes, and a magic number [8 bytes].
+    """
+    footer = table[-FOOTER_SIZE:]
+    if len(footer) < FOOTER_SIZE or not footer.endswith(TABLE_MAGIC):
+        raise ValueError("it does not end like one")
+    _, start = _read_varint(footer, 0)  # the metaindex block's offset
+    _, start = _read_varint(footer, start)  # and size
+    index = _read_block_at(table, footer[start:])
+    entries = {}
+    for _, handle in _block_entries(index):
+        entries.update(_block_entries(_read_block_at(table, handle)))
+    return entries
+
+
+def _read_message(message: bytes) -> tuple[dict[int, int], dict[int, list[bytes]]]:
+    """The fields of a protocol buffer -> {field: number} and {field: [bytes, ...]}.
+
+    The bytes may be another message. A field's meaning is in the definition of the message.
+
+    >>> _read_message(bytes([0x08, 0x01, 0x12, 0x02]) + b"ab")
+    ({1: 1}, {2: [b'ab']})
+    """
+    numbers, byte_strings = {}, {}
+    start = 0
+    while start < len(message):
+        tag, start = _read_varint(message, start)
+        field, wire_type = tag >> 3, tag & 7
+        if wire_type == VARINT:
+            numbers[field], start = _read_varint(message, start)
+        elif wire_type == BYTES:
+            size, start = _read_varint(message, start)
+            byte_strings.setdefault(field, []).append(message[start : start + size])
+            start += size
+        elif wire_type == FIXED32:  # checksums of tensors, which we do not use
+            start += 4
+        elif wire_type == FIXED64:
+            start += 8
+        else:
+            raise ValueError(f"an entry in it has the unknown wire type {wire_type}")
+    if start != len(message):
+        raise ValueError("an entry in it is cut short")
+    return numbers, byte_strings
+
+
+def _check_bundle_header(message: bytes) -> None:
+    """BundleHeaderProto: num_shards = 1, endianness = 2."""
+    numbers, _ = _read_message(message)
+    if numbers.get(1) != 1:
+        raise _UnusualCheckpoint(f"it has {numbers.get(1)} data files")
+    if numbers.get(2, LITTLE_ENDIAN) != LITTLE_ENDIAN:
+        raise _UnusualCheckpoint("it is big-endian")
+
+
+def _read_bundle_entry(message: bytes) -> _BundleEntry:
+    """BundleEntryProto: dtype = 1, shape = 2, offset = 4, size = 5, slices = 7."""
+    numbers, byte_strings = _read_message(message)
+    shape = ()
+    for shape_message in byte_strings.get(2, []):  # TensorShapeProto: dim = 2
+        _, dims = _read_message(shape_message)
+        for dim in dims.get(2, []):  # Dim: size = 1
+            dim_numbers, _ = _read_message(dim)
+            shape += (dim_numbers.get(1, 0),)
+    return _BundleEntry(
+        dtype=numbers.get(1, 0),
+        shape=shape,
+        offset=numbers.get(4, 0),
+        size=numbers.get(5, 0),
+        in_slices=7 in byte_strings,
+    )
+
+
+def _read_index(path: Path) -> dict[str, _BundleEntry]:
+    """{name: entry} of every tensor in a checkpoint's index file."""
+    table = _read_table(path.read_bytes())
+    if b"" not in table:
+        raise ValueError("it has no header")
+    _check_bundle_header(table.pop(b""))
+    return {key.decode("utf-8", "replace"): _read_bundle_entry(table[key]) for key in table}
+
+
+def _tensor_view(data: memoryview, entry: _BundleEntry) -> np.ndarray:
+    """The values of a tensor as they lie in the data file: [n] float32, read-only."""
+    if entry.dtype != DT_FLOAT:
+        raise _UnusualCheckpoint(f"its weights are not all float32 (type {entry.dtype})")
+    if entry.in_slices:
+        raise _UnusualCheckpoint("it has tensors in several slices")
+    end = entry.offset + entry.size
+    if end > len(data):
+        raise ValueError(f"it ends at byte {end}, the data file at {len(data)}")
+    return np.frombuffer(data[entry.offset : end], "<f4")
+
+
+def _read_checkpoint(prefix: str, hparams: dict[str, int]) -> dict:
+    """The nested parameters of a checkpoint, or _UnusualCheckpoint."""
+    try:
+        entries = _read_index(Path(f"{prefix}.index"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{prefix}.index is not (or not all of) a checkpoint: {error}") from None
+    data_file = f"{prefix}.data-00000-of-00001"
+    try:
+        data = _map_file(data_file)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{data_file}: cannot read the weights: {error}") from None
+    shapes = {name: entry.shape for name, entry in entries.items()}
+
+    def read(name):
+        return _tensor_view(data, entries[name])
+
+    return _collect(prefix, hparams, _openai_name, shapes, read)
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Discard all output to file descriptor 2: TensorFlow's C++ code logs there regardless."""
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-    return _nest(hparams, tf_ckpt_path, shapes, str, reader.get_tensor)
 
 
-def _read_hf(model_dir):
-    """-> hparams, params, metadata of a folder in Hugging Face's layout."""
-    config, hparams = _read_config(Path(model_dir, "config.json"), HPARAMS.values())
-    for key, values in {**COMPUTED, "n_inner": (None, 4 * hparams["n_embd"])}.items():
-        if config.get(key, values[0]) not in values:
-            raise ValueError(f"{model_dir}: {key} is {config[key]!r}; we can compute {values}")
-    file = Path(model_dir, "model.safetensors")
-    try:  # it holds: length of the header [8 bytes], header (JSON), bytes of the tensors
-        with open(file, "rb") as opened:
-            data = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
-        start = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(bytes(data[8:start]).replace(b'"transformer.', b'"'))
-        metadata = header.pop("__metadata__", {})
-        shapes = {name: tensor["shape"] for name, tensor in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+def _read_checkpoint_with_tensorflow(prefix: str, hparams: dict[str, int], why: str) -> dict:
+    """The nested parameters of a checkpoint that we do not read ourselves, `why` says why."""
+    with _silent_stderr():
+        try:
+            import tensorflow as tf
+        except ImportError as error:
+            remedy = "pip install tensorflow, or use a safetensors folder"
+            raise ImportError(f"{prefix}: {why}; to read it {remedy} ({error})") from None
+        try:
+            reader = tf.train.load_checkpoint(prefix)
+            shapes = reader.get_variable_to_shape_map()
+            names = {_openai_name(name) for name in named(parameter_shapes(hparams))}
+            arrays = {name: reader.get_tensor(name) for name in names & shapes.keys()}
+        except Exception as error:  # of many types, with many lines
+            message = " ".join(str(error).split())
+            raise ValueError(f"{prefix}: TensorFlow cannot read it: {message}") from None
+    return _collect(prefix, hparams, _openai_name, shapes, arrays.__getitem__)
+
+
+def load_gpt2_params_from_tf_ckpt(tf_ckpt_path: str, hparams: dict[str, int]) -> dict:
+    """The parameters in OpenAI's checkpoint, nested as in `parameter_shapes`, w [n_in, n_out].
+
+    tf_ckpt_path: what its files' names begin with ("models/124M/model.ckpt"). The arrays are
+    read-only float32 views of the data file. The index and all sizes are checked, the values are
+    not: their checksums would take half a minute. A checkpoint in several data files, in other
+    dtypes or with a compressed index is read through TensorFlow.
+    Raises ValueError if files are damaged or missing or do not fit `hparams`, ImportError if
+    TensorFlow is needed and not installed.
+    """
+    prefix = str(tf_ckpt_path)
+    try:
+        return _read_checkpoint(prefix, hparams)
+    except _UnusualCheckpoint as reason:
+        why = str(reason)
+    return _read_checkpoint_with_tensorflow(prefix, hparams, why)
+
+
+def _checkpoint_prefix(model_dir: str) -> str | None:
+    """What the names of the checkpoint's files begin with, as the text file `checkpoint` says.
+
+    It may say the path on another machine: only the last part of it is used. None if there is no
+    such file, or it does not say.
+    """
+    try:
+        text = Path(model_dir, "checkpoint").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    path = re.search(r'^\s*model_checkpoint_path:\s*"(.+)"', text, re.MULTILINE)
+    return re.split(r"[/\\]", path[1])[-1] if path else None
+
+
+def _read_openai_folder(model_dir: str) -> tuple[dict[str, int], dict]:
+    """-> hparams, params of a folder in OpenAI's layout."""
+    hparams, _ = _read_hparams(Path(model_dir, "hparams.json"), OPENAI_HPARAMS)
+    prefix = os.path.join(model_dir, _checkpoint_prefix(model_dir) or "model.ckpt")
+    return hparams, load_gpt2_params_from_tf_ckpt(prefix, hparams)
+
+
+# ------------------------------------------------------------------ Hugging Face's layout
+#
+# A safetensors file is the length of its header [8 bytes], the header (JSON), and the values of all
+# tensors. The header says where each of them is:
+#
+#     {"h.0.attn.c_attn.bias": {"dtype": "F32", "shape": [2304], "data_offsets": [0, 9216]}, ...}
+
+HUGGING_FACE_FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
+HUGGING_FACE_HPARAMS = OPENAI_HPARAMS | {"n_vocab": "vocab_size", "n_ctx": "n_positions"}
+SUPPORTED_CONFIG = {  # what config.json may say, the default first
+    "model_type": ("gpt2",),
+    "layer_norm_epsilon": (1e-5,),
+    "tie_word_embeddings": (True,),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # one formula
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+}
+# NumPy's names for the dtypes. It has no bfloat16: we read its bits, and convert them.
+SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+class _SafetensorsEntry(NamedTuple):
+    """What the header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # from the end of the header, in bytes, as is the end
+    end: int
+
+
+def _read_hugging_face_hparams(model_dir: str) -> dict[str, int]:
+    """The hparams in `config.json`. Raises ValueError if `gpt2.gpt2` does not compute the model."""
+    hparams, config = _read_hparams(Path(model_dir, "config.json"), HUGGING_FACE_HPARAMS)
+    supported = {**SUPPORTED_CONFIG, "n_inner": (None, 4 * hparams["n_embd"])}
+    for key, values in supported.items():
+        value = config.get(key, values[0])
+        if value not in values:
+            raise ValueError(f"{model_dir}: {key} is {value!r}; only {values} can be computed")
+    return hparams
+
+
+def _read_safetensors_header(data: memoryview) -> tuple[dict, int]:
+    """-> the JSON object in the header, and where the header ends."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:end]))
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    return header, end
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, _SafetensorsEntry], dict, memoryview]:
+    """-> {name: entry} of every tensor, the metadata, and the values, mapped into memory."""
+    try:
+        data = _map_file(file)
+        header, header_end = _read_safetensors_header(data)
+        metadata = dict(header.pop("__metadata__", {}))
+        entries = {}
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            entries[name.removeprefix("transformer.")] = _SafetensorsEntry(
+                entry["dtype"], tuple(entry["shape"]), begin, end
+            )
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not (or not all of) a safetensors file: {error}") from None
+    return entries, metadata, data[header_end:]
+
+
+def _safetensors_array(values: memoryview, entry: _SafetensorsEntry) -> np.ndarray:
+    """The values of a tensor as they lie in the file, [n]; bfloat16 as float32."""
+    if entry.dtype not in SAFETENSORS_DTYPES:
+        raise ValueError(f"its dtype is {entry.dtype}, not one of {[*SAFETENSORS_DTYPES]}")
+    array = np.frombuffer(values[entry.begin : entry.end], SAFETENSORS_DTYPES[entry.dtype])
+    if entry.dtype == "BF16":  # the upper half of a float32
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+def _read_hugging_face_folder(model_dir: str) -> tuple[dict[str, int], dict]:
+    """-> hparams, params of a folder in Hugging Face's layout."""
+    hparams = _read_hugging_face_hparams(model_dir)
+    file = Path(model_dir, "model.safetensors")
+    entries, _, values = _read_safetensors(file)
+    shapes = {name: entry.shape for name, entry in entries.items()}
 
     def read(name):
-        dtype, (begin, end) = header[name]["dtype"], header[name]["data_offsets"]
-        array = np.frombuffer(data[start + begin : start + end], DTYPES[dtype])
-        return (array.astype("u4") << 16).view("f4") if dtype == "BF16" else array
+        return _safetensors_array(values, entries[name])
 
-    return hparams, _nest(hparams, file, shapes, _hf_name, read), metadata
+    return hparams, _collect(file, hparams, _hugging_face_name, shapes, read)
 
 
-def save_model_folder(model_dir, encoder, hparams, params, source=None, dtype=np.float32):
-    """Write a model in Hugging Face's layout: `transformers` can read the folder, and so can we.
+def _is_conversion(model_dir: str) -> bool:
+    """Whether the safetensors file is a copy of a checkpoint in the same folder.
 
-    `dtype` on disk: float32 or float16. `source` goes into the metadata. All four files are
-    first written elsewhere: half of them cannot be taken for a whole model.
+    Earlier versions of this file wrote such copies, and marked them.
+    """
+    _, metadata, _ = _read_safetensors(Path(model_dir, "model.safetensors"))
+    return bool(metadata.get("openai_sha256"))
+
+
+# ------------------------------------------------------------------ writing a model folder
+
+
+def _write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    header = {"__metadata__": {"format": "pt"}}  # which transformers insists on
+    begin = 0
+    for name, array in tensors.items():
+        end = begin + array.nbytes
+        header[name] = {
+            "dtype": f"F{8 * array.itemsize}",
+            "shape": array.shape,
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the values are aligned
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for array in tensors.values():
+            file.write(array)
+
+
+def save_model_folder(
+    model_dir: str,
+    encoder: Encoder,
+    hparams: dict[str, int],
+    params: dict,
+    dtype: type[np.floating] = np.float32,
+) -> None:
+    """Write a model in Hugging Face's layout, which `transformers` can read as well.
+
+    dtype: of the weights on disk, float32 or float16. All four files are written elsewhere first,
+    so that an unfinished folder is never taken for a model. Raises OSError if writing fails.
     """
     from tempfile import TemporaryDirectory
 
-    config = {k: v[0] for k, v in COMPUTED.items()} | {HPARAMS[k]: n for k, n in hparams.items()}
+    config = {key: values[0] for key, values in SUPPORTED_CONFIG.items()}
+    for ours, theirs in HUGGING_FACE_HPARAMS.items():
+        config[theirs] = hparams[ours]
     config |= {"architectures": ["GPT2LMHeadModel"], "torch_dtype": np.dtype(dtype).name}
     config |= {"bos_token_id": encoder.eot, "eos_token_id": encoder.eot, "n_ctx": hparams["n_ctx"]}
-    merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in encoder.bpe_ranks)
-    tensors, header, end = {}, {"__metadata__": {"format": "pt", "openai_sha256": source or ""}}, 0
-    _map(lambda name, leaf: tensors.update({_hf_name(name): np.asarray(leaf, dtype, "C")}), params)
-    for name, array in tensors.items():
-        header[name] = {"dtype": f"F{8 * array.itemsize}", "shape": array.shape}
-        header[name]["data_offsets"] = [end, end := end + array.nbytes]
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    merges = "".join(f"{left} {right}\n" for left, right in encoder.bpe_ranks)
+    tensors = {
+        _hugging_face_name(name): np.asarray(array, dtype, "C")
+        for name, array in named(params).items()
+    }
+
     os.makedirs(model_dir, exist_ok=True)
     with TemporaryDirectory(prefix="unfinished-", dir=model_dir) as temporary:
-        Path(temporary, "config.json").write_text(json.dumps(config, indent=2))
-        Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder))
-        Path(temporary, "merges.txt").write_text(merges, encoding="utf-8")
-        with open(Path(temporary, "model.safetensors"), "wb") as file:
-            file.writelines([len(text).to_bytes(8, "little"), text, *tensors.values()])
+        Path(temporary, "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
+        Path(temporary, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
+        _write_safetensors(Path(temporary, "model.safetensors"), tensors)
         Path(model_dir, "model.safetensors").unlink(missing_ok=True)
-        for name in HF_FILES:
+        for name in HUGGING_FACE_FILES:  # the weights last: only they make the folder complete
             Path(temporary, name).replace(Path(model_dir, name))
 
 
-def load_encoder_hparams_and_params(model_size, models_dir):
-    """-> encoder, hparams, params of the model in `models_dir/model_size`, downloaded if need be.
+# ------------------------------------------------------------------ fetching a file
 
-    hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params: nested dicts of float32 arrays, by
-    preference read-only views of the file. Raises ValueError, OSError, ImportError, in one line.
+PAUSES = (0.5, 1, 2, 4)  # seconds before the second, third, ... try
+MAX_REDIRECTS = 5
+CHUNK_SIZE = 1 << 14
+CONNECT_TIMEOUT, READ_TIMEOUT = 5, 60  # seconds
+
+
+class PublishedFile(NamedTuple):
+    """A file to fetch, with its size in bytes and its SHA-256 where they are known."""
+
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+class _Refused(OSError):
+    """The server answers, but does not give us the file."""
+
+
+class _NotFound(_Refused):
+    """The server says that there is no such file."""
+
+
+class _TemporaryError(Exception):
+    """An error that may be gone at the next try. If it never is, raise `final`."""
+
+    def __init__(self, reason, final: type[OSError] = OSError):
+        super().__init__(str(reason))
+        self.final = final
+
+
+class _Part:
+    """The part of a file that has come so far. It stays on disk, for the next run to continue.
+
+    `<name>.part` has the bytes. `<name>.part.validator` has the ETag or the time of change which
+    the server gave: if the file on the server has changed since, we start over.
     """
-    if model_size in ("", ".", "..") or set(model_size) & set("/\\:\0"):
-        raise ValueError(f"model_size should name a folder in {models_dir}, not {model_size!r}")
-    model_dir, source = os.path.join(models_dir, model_size), None
-    ready = not _missing(model_dir, HF_FILES)
-    if not ready:
-        if model_size in PUBLISHED and not find_spec("tensorflow"):  # or all would come in vain
-            raise ImportError("no TensorFlow: pip install tensorflow, or use a safetensors folder")
-        download_gpt2_files(model_size, model_dir)
-    if not _missing(model_dir, TF_FILES, model_size):  # the index has a checksum per tensor
-        small = (Path(model_dir, file).read_bytes() for file in TF_FILES if file != DATA)
-        source = hashlib.sha256(b"".join(small)).hexdigest()
-    encoder = get_encoder(model_size, models_dir)
-    if ready:
-        hparams, params, metadata = _read_hf(model_dir)
-        ready = not source or metadata.get("openai_sha256") in (None, "", source)
-    if not ready:
-        _, hparams = _read_config(Path(model_dir, "hparams.json"), HPARAMS)
-        params = load_gpt2_params_from_tf_ckpt(os.path.join(model_dir, "model.ckpt"), hparams)
+
+    def __init__(self, path: Path):
+        self.path = Path(f"{path}.part")
+        self._validator_path = Path(f"{path}.part.validator")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    @property
+    def validator(self) -> str:
+        """What the server called this version of the file; "" if it did not."""
+        if not self._validator_path.is_file():
+            return ""
+        return self._validator_path.read_text(encoding="latin-1")
+
+    def start_over(self, validator: str) -> None:
+        """Empty the part, for a version of the file which the server calls `validator`."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.open("wb").close()  # first, so that no old bytes get a new validator
+        if validator:
+            self._validator_path.write_text(validator, encoding="latin-1")
+        else:
+            self._validator_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._validator_path.unlink(missing_ok=True)
+
+    def rename(self, path: Path) -> None:
+        """Give the whole file its name. A file of that name is kept as `<name>.old`."""
+        if path.exists():
+            path.replace(f"{path}.old")
+        self.path.replace(path)
+        self._validator_path.unlink(missing_ok=True)
+
+
+def _validator(answer) -> str:
+    """What the server calls this version of the file: its ETag, or else its time of change.
+
+    A weak ETag (W/"...") does not count: files that share it may differ in some bytes.
+    """
+    etag = answer.headers.get("ETag", "")
+    if etag and not etag.startswith("W/"):
+        return etag
+    return answer.headers.get("Last-Modified", "")
+
+
+def _get(url: str, headers: dict[str, str], file: PublishedFile):
+    """Ask for a file -> the open answer, and `file` with what the Hub says about it.
+
+    Redirects are followed here, not by requests, for two reasons: the Hub says a large file's size
+    and hash in the answer that redirects, and no cookies or passwords are sent anywhere.
+    """
+    from urllib.parse import urljoin
+
+    import requests
+
+    for _ in range(MAX_REDIRECTS + 1):
+        answer = requests.get(
+            url,
+            headers=headers,
+            stream=True,
+            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            allow_redirects=False,
+            auth=lambda request: request,  # else requests sends the passwords in ~/.netrc
+        )
+        file = _with_size_and_hash(file, answer.headers)
+        if not answer.is_redirect:
+            return answer, file
+        answer.close()
+        url = urljoin(url, answer.headers["Location"])
+    raise _Refused(f"{url}: more than {MAX_REDIRECTS} redirects")
+
+
+def _with_size_and_hash(file: PublishedFile, headers) -> PublishedFile:
+    """Add the size and SHA-256 in the headers of the Hub, where they are not known already."""
+    sha256 = headers.get("X-Linked-Etag", "").strip('"')
+    if file.sha256 is None and re.fullmatch("[0-9a-f]{64}", sha256):
+        file = file._replace(sha256=sha256)
+    size = headers.get("X-Linked-Size", "")
+    if file.size is None and size.isdecimal():
+        file = file._replace(size=int(size))
+    return file
+
+
+def _request_headers(part: _Part, file: PublishedFile) -> dict[str, str]:
+    """Headers that ask for a file from where `part` ends.
+
+    A part is only continued if we can tell that it is of the same file: by its validator, or in
+    the end by a published hash. Otherwise we ask for the whole file.
+    """
+    headers = {"Accept-Encoding": "identity"}  # a compressed answer could not be resumed
+    if part.size and (part.validator or file.sha256):
+        headers["Range"] = f"bytes={part.size}-"
+        if part.validator:
+            headers["If-Range"] = part.validator  # if the file has changed, all of it is sent
+    return headers
+
+
+def _check_status(answer, url: str, part: _Part) -> None:
+    """Raise an error unless the answer is a file, or the end of one."""
+    status = f"{answer.status_code} {answer.reason}".strip()
+    if answer.status_code == 416:  # the part is as long as the file, or longer
+        part.discard()
+        raise _TemporaryError(status)
+    if answer.status_code == 429 or answer.status_code >= 500:
+        raise _TemporaryError(status, _Refused)
+    if answer.status_code in (401, 404):  # 401 is the Hub's answer for an unknown repository
+        raise _NotFound(f"{url}: {status}")
+    if answer.status_code not in (200, 206):
+        raise _Refused(f"{url}: {status}")
+    content_type = answer.headers.get("Content-Type", "")
+    if content_type.startswith("text/html"):
+        raise OSError(f"{url}: the server sends a page ({content_type}) instead of the file")
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        raise OSError(f"{url}: the server compresses the file ({encoding}), unasked")
+
+
+def _content_range(answer, part: _Part) -> tuple[int, str]:
+    """-> where an answer begins that continues `part`, and the size of the whole file.
+
+    It says so in a header: `Content-Range: bytes 500-999/1000`.
+    """
+    content_range = answer.headers.get("Content-Range", "")
+    numbers = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
+    continues = numbers is not None and int(numbers[1]) == part.size
+    validator = _validator(answer)
+    if part.validator and validator and part.validator != validator:
+        continues = False  # the server ignores If-Range
+    if not continues:
+        part.discard()
+        raise _TemporaryError(f"not the bytes that we asked for: {content_range}")
+    return part.size, numbers[2]
+
+
+def _start_and_size(answer, url: str, part: _Part, file: PublishedFile) -> tuple[int, int]:
+    """-> the byte of the file at which the answer begins, and the size of the whole file."""
+    if answer.status_code == 200:  # the whole file, even if we asked for its end
+        start, size = 0, answer.headers.get("Content-Length", str(file.size))
+    else:
+        start, size = _content_range(answer, part)
+    if not size.isdecimal():
+        raise OSError(f"{url}: the server does not say how long the file is")
+    if file.size not in (None, int(size)):
+        raise OSError(f"{url}: {size} bytes, not the {file.size} of the published file")
+    return start, int(size)
+
+
+def _append(answer, part: _Part, start: int, size: int) -> None:
+    """Write an answer to the part: to its end, or to an empty part if the answer is all of it."""
+    import requests
+    from tqdm import tqdm
+
+    bar = tqdm(
+        desc=part.path.stem,
+        total=size,
+        initial=start,
+        unit="B",
+        unit_scale=True,
+        disable=None,  # shown only on a terminal
+    )
+    try:
+        if start == 0:
+            part.start_over(_validator(answer))
+        with open(part.path, "ab") as opened, bar:
+            for chunk in answer.iter_content(CHUNK_SIZE):
+                opened.write(chunk)
+                bar.update(len(chunk))
+    except requests.RequestException:  # an OSError, but not of the disk
+        raise
+    except OSError as error:
+        raise OSError(f"cannot write {part.path}: {error.strerror}") from None
+    if part.size != size:
+        raise _TemporaryError(f"the connection ended after {part.size} of {size} bytes")
+
+
+def _try_to_complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
+    """Ask once for the rest of a file, and append it to the part -> as `_get`."""
+    answer, file = _get(url, _request_headers(part, file), file)
+    with answer:
+        _check_status(answer, url, part)
+        start, size = _start_and_size(answer, url, part, file)
+        _append(answer, part, start, size)
+    return file
+
+
+def _temporary_error(url: str, error) -> _TemporaryError:
+    """What an exception of requests means. Raises OSError if trying again is of no use."""
+    import requests
+
+    if isinstance(error, ValueError):  # an invalid URL
+        raise OSError(f"{url}: {error}") from None
+    # Where there is no connection, the first argument is an error of urllib3 that has a reason.
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    if reason is None or isinstance(error, requests.exceptions.SSLError):
+        return _TemporaryError(reason or error)
+    return _TemporaryError(reason, ConnectionError)
+
+
+def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
+    """Fetch the rest of a file, with several tries and growing pauses -> as `_get`.
+
+    As long as each try gets further, there may be any number of tries. If the server is not even
+    reached, there is most likely no network, and we give up soon.
+    """
+    import requests
+
+    n_failures, furthest, reached = 0, 0, False
+    while True:
         try:
-            save_model_folder(model_dir, encoder, hparams, params, source)
-        except OSError as error:
-            print(f"{model_dir}: could not keep the converted weights: {error}", file=sys.stderr)
+            return _try_to_complete(url, part, file)
+        except _TemporaryError as error:
+            last_error = error
+        except requests.RequestException as error:
+            last_error = _temporary_error(url, error)
+        if part.size > furthest:
+            n_failures, furthest = 0, part.size
+        n_failures += 1
+        reached = reached or last_error.final is not ConnectionError
+        pauses = PAUSES if reached else PAUSES[:1]
+        if n_failures > len(pauses):
+            break
+        time.sleep(pauses[n_failures - 1])
+    if not reached:
+        raise ConnectionError(f"cannot reach {url}: {last_error}")
+    if last_error.final is _Refused:
+        raise _Refused(f"{url}: {last_error}")
+    raise OSError(f"cannot fetch {url}: {last_error}; run again to continue")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fetch(url: str, model_dir: str, file: PublishedFile) -> None:
+    """Fetch a file into a folder. It gets its name once it is whole and has been checked.
+
+    Raises ConnectionError if the server cannot be reached, OSError for all other trouble.
+    """
+    path = Path(model_dir, file.name)
+    part = _Part(path)
+    if part.size != file.size:
+        file = _complete(url, part, file)
+    if file.sha256 and _sha256(part.path) != file.sha256:
+        part.discard()
+        raise OSError(f"{url} is not the published file (wrong SHA-256), and was deleted")
+    if file.name.endswith(".json") and not part.path.read_bytes().lstrip().startswith(b"{"):
+        part.discard()
+        raise OSError(f"{url} is not JSON, and was deleted")
+    part.rename(path)
+
+
+# ------------------------------------------------------------------ where models are published
+
+OPENAI_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # or env GPT2_BASE_URL
+HUB_URL = "https://huggingface.co"  # or env HF_ENDPOINT
+
+
+class HubRepository(NamedTuple):
+    """A model on the Hugging Face Hub."""
+
+    name: str  # OWNER/NAME
+    revision: str = "main"
+    files: tuple[PublishedFile, ...] = (  # the large one last
+        PublishedFile("config.json"),
+        PublishedFile("vocab.json"),
+        PublishedFile("merges.txt"),
+        PublishedFile("model.safetensors"),
+    )
+
+
+CHECKPOINT = PublishedFile(
+    "checkpoint", 77, "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb"
+)
+ENCODER_JSON = PublishedFile(
+    "encoder.json", 1042301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+)
+VOCAB_BPE = PublishedFile(
+    "vocab.bpe", 456318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+)
+OPENAI_FILES = {
+    "124M": (
+        CHECKPOINT,
+        ENCODER_JSON,
+        PublishedFile(
+            "hparams.json", 90, "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318"
+        ),
+        PublishedFile(
+            "model.ckpt.data-00000-of-00001",
+            497759232,
+            "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118",
+        ),
+        PublishedFile(
+            "model.ckpt.index",
+            5215,
+            "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687",
+        ),
+        PublishedFile(
+            "model.ckpt.meta",
+            471155,
+            "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b",
+        ),
+        VOCAB_BPE,
+    ),
+    "355M": (
+        CHECKPOINT,
+        ENCODER_JSON,
+        PublishedFile("hparams.json", 91),
+        PublishedFile("model.ckpt.data-00000-of-00001", 1419292672),
+        PublishedFile("model.ckpt.index", 10399),
+        PublishedFile("model.ckpt.meta", 926519),
+        VOCAB_BPE,
+    ),
+    "774M": (
+        PublishedFile("checkpoint"),
+        ENCODER_JSON,
+        PublishedFile("hparams.json"),
+        PublishedFile("model.ckpt.data-00000-of-00001", 3096120320),
+        PublishedFile("model.ckpt.index"),
+        PublishedFile("model.ckpt.meta"),
+        VOCAB_BPE,
+    ),
+    "1558M": (
+        PublishedFile("checkpoint"),
+        ENCODER_JSON,
+        PublishedFile("hparams.json"),
+        PublishedFile("model.ckpt.data-00000-of-00001", 6230444800),
+        PublishedFile("model.ckpt.index"),
+        PublishedFile("model.ckpt.meta"),
+        VOCAB_BPE,
+    ),
+}
+SAME_ON_THE_HUB = {
+    "124M": HubRepository(
+        "openai-community/gpt2",
+        "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        (
+            PublishedFile(
+                "config.json",
+                665,
+                "0daed7749b4f02b8f76240d5444551d7b08712dab4d0adb8239c56ba823bb7b4",
+            ),
+            ENCODER_JSON._replace(name="vocab.json"),
+            VOCAB_BPE._replace(name="merges.txt"),
+            PublishedFile(
+                "model.safetensors",
+                548105171,
+                "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+            ),
+        ),
+    ),
+    "355M": HubRepository("openai-community/gpt2-medium"),
+    "774M": HubRepository("openai-community/gpt2-large"),
+    "1558M": HubRepository("openai-community/gpt2-xl"),
+}
+
+
+# ------------------------------------------------------------------ what a folder lacks
+
+
+def _is_whole(model_dir: str, file: PublishedFile) -> bool:
+    """Whether the file is there, and of its published size where that is known."""
+    path = Path(model_dir, file.name)
+    return path.is_file() and file.size in (None, path.stat().st_size)
+
+
+def _missing_openai_files(model_dir: str, model_size: str) -> list[str]:
+    """The files that a folder needs for OpenAI's layout: not there, or of a wrong size."""
+    present = os.listdir(model_dir) if os.path.isdir(model_dir) else []
+    prefix = _checkpoint_prefix(model_dir) or "model.ckpt"
+    needed = ["checkpoint", "encoder.json", "hparams.json", "vocab.bpe", f"{prefix}.index"]
+    missing = [name for name in needed if name not in present]
+    data_files = re.compile(re.escape(prefix) + r"\.data-\d{5}-of-\d{5}")
+    if not any(data_files.fullmatch(name) for name in present):
+        missing.append(f"{prefix}.data-00000-of-00001")
+    for file in OPENAI_FILES.get(model_size, ()):
+        if file.name in present and not _is_whole(model_dir, file):
+            missing.append(file.name)
+    return missing
+
+
+def _missing_hugging_face_files(model_dir: str) -> list[str]:
+    """The files that a folder needs for Hugging Face's layout, and does not have."""
+    return [name for name in HUGGING_FACE_FILES if not Path(model_dir, name).is_file()]
+
+
+def _what_is_missing(model_size: str, model_dir: str) -> str:
+    found = f"has {os.listdir(model_dir)}" if os.path.isdir(model_dir) else "is not there"
+    hugging_face = _missing_hugging_face_files(model_dir)
+    openai = _missing_openai_files(model_dir, model_size)
+    return (
+        f"{model_dir} {found}: lacks {hugging_face} of Hugging Face's layout, {openai} of OpenAI's"
+    )
+
+
+# ------------------------------------------------------------------ fetching a model
+
+
+def _fetch_openai_files(base_url: str, model_size: str, model_dir: str) -> None:
+    """Fetch those of the seven files of OpenAI's layout that a folder does not have."""
+    from urllib.parse import quote
+
+    unknown = tuple(PublishedFile(file.name) for file in OPENAI_FILES["124M"])
+    for file in OPENAI_FILES.get(model_size, unknown):
+        if not _is_whole(model_dir, file):
+            _fetch(f"{base_url}/{quote(model_size)}/{file.name}", model_dir, file)
+
+
+def _fetch_from_hub(repository: HubRepository, model_dir: str, notice: str = "") -> None:
+    """Fetch those of the four files of Hugging Face's layout that a folder does not have.
+
+    `notice` is printed on standard error once the Hub has answered.
+    """
+    from urllib.parse import quote
+
+    hub_url = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB_URL
+    for file in repository.files:
+        url = f"{hub_url}/{quote(repository.name)}/resolve/{repository.revision}/{file.name}"
+        try:
+            if not Path(model_dir, file.name).is_file():
+                _fetch(url, model_dir, file)
+        except _NotFound as error:
+            if file.name == "model.safetensors":
+                hint = "a repository with only a pickle (pytorch_model.bin) is not read"
+            else:
+                hint = f"a public repository with {', '.join(HUGGING_FACE_FILES)} is needed"
+            raise _NotFound(f"{error}: {hint}") from None
+        if file.name == "config.json":
+            _read_hugging_face_hparams(model_dir)  # refuse other models before fetching weights
+            if notice:
+                print(notice, file=sys.stderr)
+
+
+def _fetch_published_model(model_size: str, model_dir: str) -> None:
+    """Fetch one of OpenAI's four models: from OpenAI, or else the same weights from the Hub."""
+    try:
+        return _fetch_openai_files(OPENAI_URL, model_size, model_dir)
+    except (ConnectionError, _Refused) as error:
+        first_error = error
+    repository = SAME_ON_THE_HUB[model_size]
+    notice = f"{first_error}; fetching {repository.name} from the Hugging Face Hub instead"
+    try:
+        _fetch_from_hub(repository, model_dir, notice)
+    except (ConnectionError, _Refused) as error:
+        raise type(error)(f"{first_error}; {error}") from None
+
+
+def download_gpt2_files(model_size: str, model_dir: str) -> None:
+    """Fetch those files of a model that the folder `model_dir` does not have.
+
+    model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub.
+    The four come from OpenAI. If its server refuses or cannot be reached, they come from the Hub,
+    in Hugging Face's layout, and a line on standard error says so.
+
+    Environment: GPT2_BASE_URL is a mirror, which is then asked instead of OpenAI and the Hub, and
+    may have models of other names, too. HF_ENDPOINT is the Hub's address.
+
+    A file is called `<name>.part` until it is whole, and a later run continues it. Its size and
+    SHA-256 are checked where they are published, or the Hub says them.
+    Raises FileNotFoundError for an unknown model, the built-in ConnectionError if no server can be
+    reached, OSError for all other trouble, ValueError for a model on the Hub that is not a GPT-2.
+    """
+    mirror = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
+    if "/" in model_size:
+        _fetch_from_hub(HubRepository(model_size), model_dir)
+    elif mirror:
+        _fetch_openai_files(mirror, model_size, model_dir)
+    elif model_size in OPENAI_FILES:
+        _fetch_published_model(model_size, model_dir)
+    else:
+        raise FileNotFoundError(
+            f"{_what_is_missing(model_size, model_dir)}; "
+            f"to download, name one of {', '.join(OPENAI_FILES)}, or OWNER/NAME for one on the "
+            "Hugging Face Hub"
+        )
+
+
+# ------------------------------------------------------------------ loading a model
+
+
+def _check_model_size(model_size: str, models_dir: str) -> None:
+    """Raise ValueError unless it names a folder within `models_dir`: NAME, or OWNER/NAME."""
+    names = model_size.split("/")
+    leaves_folder = any(name in ("", ".", "..") for name in names)
+    if leaves_folder or len(names) > 2 or re.search(r"[\\:\0]", model_size):
+        raise ValueError(
+            f"model_size should name a folder in {models_dir}, "
+            f"or OWNER/NAME on the Hugging Face Hub, not {model_size!r}"
+        )
+
+
+def _folder_reader(model_dir: str, model_size: str) -> Callable | None:
+    """The function that reads a folder, or None if it is not complete in either layout.
+
+    If it is in both, the safetensors file holds somebody's own weights, and is read. Only if an
+    earlier version of this file made it from the checkpoint, the checkpoint is read: it may have
+    changed since.
+    """
+    has_openai = not _missing_openai_files(model_dir, model_size)
+    has_hugging_face = not _missing_hugging_face_files(model_dir)
+    if has_hugging_face and not (has_openai and _is_conversion(model_dir)):
+        return _read_hugging_face_folder
+    if has_openai:
+        return _read_openai_folder
+    return None
+
+
+def load_encoder_hparams_and_params(
+    model_size: str, models_dir: str
+) -> tuple[Encoder, dict[str, int], dict]:
+    """Load the model in `models_dir/model_size` -> encoder, hparams, params; or download it first.
+
+    model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub;
+    or any other folder that is there. hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params:
+    nested as in `parameter_shapes`, float32, wherever possible read-only views of the file.
+    Raises what `download_gpt2_files` and `load_gpt2_params_from_tf_ckpt` raise, and ValueError for
+    a name that leaves `models_dir`, or files that are not a GPT-2; each message is one line.
+    """
+    _check_model_size(model_size, models_dir)
+    model_dir = os.path.join(models_dir, model_size)
+    read_folder = _folder_reader(model_dir, model_size)
+    if read_folder is None:
+        download_gpt2_files(model_size, model_dir)
+        read_folder = _folder_reader(model_dir, model_size)
+    if read_folder is None:
+        raise FileNotFoundError(_what_is_missing(model_size, model_dir))
+    encoder = get_encoder(model_size, models_dir)
+    hparams, params = read_folder(model_dir)
     return encoder, hparams, params

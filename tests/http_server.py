@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import http.server
 import threading
 from pathlib import Path
@@ -16,8 +17,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         name = self.path.rsplit("/", 1)[-1]
-        wanted = self.headers.get("Range") if server.ranges else None
         server.requests.append((self.path, self.headers.get("Range")))
+        server.request_headers.append(dict(self.headers))
         faults = server.faults.get(name, [])
         fault = faults.pop(0) if faults else None
         path = Path(server.folder, self.path.lstrip("/"))
@@ -27,22 +28,39 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
         elif isinstance(fault, int) and fault >= 400:
             self.answer(fault, b"no")
+        elif self.path in server.redirects:
+            location, headers = server.redirects[self.path]
+            self.answer(302, b"elsewhere", {"Location": location, **headers})
         elif not path.is_file():
             self.answer(404, b"no such file")
         else:
             body = fault if isinstance(fault, bytes) else path.read_bytes()
-            self.send_file(body, wanted, fault if isinstance(fault, tuple) else ())
+            self.send_file(body, fault if isinstance(fault, tuple) else ())
 
-    def send_file(self, body, wanted, fault):
-        start, total, status, headers = 0, len(body), 200, {}
-        accepted = self.headers.get("Accept-Encoding", "")
-        if fault == ("gzip",) or (self.server.gzip and "gzip" in accepted):
+    def validators(self, body):
+        """The headers that tell this version of a file from others."""
+        etag = '"' + hashlib.md5(body).hexdigest() + '"'
+        kinds = {
+            "etag": {"ETag": etag},
+            "weak etag": {"ETag": "W/" + etag},
+            "last-modified": {"Last-Modified": self.server.last_modified},
+            None: {},
+        }
+        return kinds[self.server.validator]
+
+    def send_file(self, body, fault):
+        server = self.server
+        start, total, status, headers = 0, len(body), 200, self.validators(body)
+        if fault == ("gzip",) or (server.gzip and "gzip" in self.headers["Accept-Encoding"]):
             return self.answer(200, gzip.compress(body, 1), {"Content-Encoding": "gzip"})
-        if wanted:
+        wanted = self.headers.get("Range") if server.ranges else None
+        condition = self.headers.get("If-Range") if server.if_range else None
+        if wanted and condition in (None, *headers.values()):
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= total:
                 return self.answer(416, b"", {"Content-Range": f"bytes */{total}"})
-            status, headers = 206, {"Content-Range": f"bytes {start}-{total - 1}/{total}"}
+            status = 206
+            headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
         self.answer(status, body[start:], headers, fault)
 
     def answer(self, status, body, headers=(), fault=()):
@@ -65,9 +83,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serve(folder):
     """A server of `folder`, in a thread, with these attributes:
 
-    url: its address; requests: [(path, Range header or None)] so far;
-    ranges: set to False, it ignores Range headers;
+    url: its address; requests: [(path, Range header or None)] so far; request_headers: all of
+    their headers, a dict for each;
+    validator: what tells versions of a file apart, "etag", "weak etag", "last-modified" (the
+    attribute `last_modified`) or None;
+    ranges, if_range: set to False, it ignores Range or If-Range headers;
     gzip: set to True, it compresses for those who accept that;
+    redirects: {path: (location, headers)};
     faults: {file name: [what to do at the first, second, ... request for it]}, each of "drop",
     "html", a status such as 503, ("cut", n) to end the connection after n bytes of the body,
     ("stall", n) to do so only once `release` (an Event) is set, ("no length",), ("gzip",)
@@ -76,8 +98,11 @@ def serve(folder):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.handle_error = lambda *args: None  # clients that hang up
-    server.folder, server.requests, server.faults, server.ranges = folder, [], {}, True
-    server.gzip, server.release = False, threading.Event()
+    server.folder, server.requests, server.request_headers = folder, [], []
+    server.faults, server.redirects = {}, {}
+    server.validator, server.last_modified = "etag", "Wed, 01 Jan 2020 00:00:00 GMT"
+    server.ranges, server.if_range, server.gzip = True, True, False
+    server.release = threading.Event()
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

