@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from training.data import learn_bpe, read_documents, split, spread_windows, token_ids, windows
 
 import train
-from bench.char_gpt import N_CTX, N_EMBD, N_HEAD, N_LAYER
 from bench.measure import Options, machine, print_table, progress, write_json
+from bench.torch_gpt import N_CTX, N_EMBD, N_HEAD, N_LAYER, mean_loss, torch_gpt
+from training.data import learn_bpe, read_documents, split, spread_windows, token_ids, windows
 
 DATA = "pyspark"  # the package that pyspark-client installs
 BATCH, EVALUATIONS = 16, 5
@@ -59,15 +59,13 @@ def torch_losses(n_steps: int) -> Iterator[Evaluation]:
     """Those of the tutorial's recipe, on the same documents and held-out windows."""
     import torch
 
-    from bench.torch_gpt import GPT, mean_loss
-
     rng = np.random.default_rng(SEED)
     encoder = learn_bpe([], 0)
     documents, held_out_documents = split(read_documents(DATA), rng)
     ids = token_ids(documents, encoder).astype(np.int64)
     held_out = spread_windows(token_ids(held_out_documents, encoder).astype(np.int64), N_CTX)
     torch.manual_seed(SEED)
-    model = GPT(DROPOUT, fused=False)
+    model = torch_gpt(DROPOUT, fused=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     started = time.monotonic()
     for n in range(1, n_steps + 1):

@@ -23,20 +23,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from training.adamw import AdamW
-from training.layers import Workers, init_params
 
-from bench.char_gpt import N_CTX, N_EMBD, N_HEAD, N_LAYER, N_VOCAB
-from bench.measure import (
-    ROOT,
-    TIMES,
-    Options,
-    machine,
-    print_table,
-    progress,
-    write_json,
-)
+from bench.measure import ROOT, TIMES, Options, machine, print_table, progress, write_json
+from bench.torch_gpt import N_CTX, N_EMBD, N_HEAD, N_LAYER, N_VOCAB, mean_loss, torch_gpt
 from fast.threads import one_blas_thread
+from training.adamw import AdamW
+from training.layers import batch_loss_and_grads, init_params
 
 BATCH = 128  # windows
 LEARNING_RATE = 1e-3
@@ -57,11 +49,12 @@ def numpy_step(dropout: float) -> Step:
     }
     params = init_params(hparams, np.random.default_rng(0))
     adam = AdamW(params)
-    workers = Workers(params, N_HEAD, N_CTX, dropout)
 
     def step(ids):
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        options = {"dropout": dropout, "seed": (0, adam.n_steps)}
         with one_blas_thread:
-            _, grads = workers.loss_and_grads(ids[:, :-1], ids[:, 1:], seed=(0, adam.n_steps))
+            _, grads = batch_loss_and_grads(params, N_HEAD, inputs, targets, **options)
             adam.step(params, grads, LEARNING_RATE)
 
     return step
@@ -71,10 +64,8 @@ def torch_step(dropout: float, fused: bool) -> Step:
     """A step of a GPT in PyTorch."""
     import torch
 
-    from bench.torch_gpt import GPT, mean_loss
-
     torch.manual_seed(0)
-    model = GPT(dropout, fused)
+    model = torch_gpt(dropout, fused)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
 
     def step(ids):
