@@ -42,7 +42,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ ROUNDS, QUICK_ROUNDS = 3, 2
 FIGURES = ROOT / "docs" / "benchmarks" / "compare.json"
 SMALL_MODEL = ROOT / "models" / "python"
 LARGER_ROWS = (OURS, BEFORE, TRANSFORMERS)
-LARGER_TASKS = ("decode", "prefill512")
+LARGER_TASKS = ["decode", "prefill512"]
 N_MEMORY_BYTES, N_MEMORY_ROUNDS = 2**29, 9  # read to measure the speed of memory
 
 
@@ -242,7 +242,7 @@ def measure_columns(chosen: list[str], setting: Setting) -> dict:
 def measure_guesses(setting: Setting) -> dict:
     """{name: {row: [tokens a second without guesses, with them]}} of the checkouts"""
     names = [name for name in setting.names if name in (OURS, BEFORE)]
-    setting = Setting(names, setting.before, setting.model, setting.n_rounds, setting.quick)
+    setting = replace(setting, names=names)
     n_rounds = 2 * setting.n_rounds  # one half chooses, the other is reported
     found = measure_in_turn(GUESSES, in_process("guesses"), setting, n_rounds)
     return {name: guesses.summary(rounds) for name, rounds in found.items() if rounds}
@@ -250,7 +250,7 @@ def measure_guesses(setting: Setting) -> dict:
 
 def measure_larger(setting: Setting) -> dict:
     """{size: {task: {name: [figures]}}} of the larger shapes, as far as they fit"""
-    names = [name for name in setting.names if name in LARGER_ROWS]
+    setting = larger_rows(setting)
     found = {}
     for size in LARGER:
         with tempfile.TemporaryDirectory() as models_dir:
@@ -258,9 +258,13 @@ def measure_larger(setting: Setting) -> dict:
                 progress(f"left out: {size} does not fit on this machine")
                 continue
             model = random_model(models_dir, size)
-            larger = Setting(names, setting.before, model, setting.n_rounds, setting.quick)
-            found[size] = measure_columns(list(LARGER_TASKS), larger)
+            found[size] = measure_columns(LARGER_TASKS, replace(setting, model=model))
     return found
+
+
+def larger_rows(setting: Setting) -> Setting:
+    """The same with only the contenders that run the larger shapes."""
+    return replace(setting, names=[name for name in setting.names if name in LARGER_ROWS])
 
 
 def memory_speed() -> float:
@@ -334,7 +338,7 @@ def print_guesses(found: dict, described: dict) -> None:
 
 def print_larger(found: dict, setting: Setting, described: dict) -> None:
     for size, columns in found.items():
-        print_columns(f"Shape of {size}", columns, setting, described)
+        print_columns(f"Shape of {size}", columns, larger_rows(setting), described)
 
 
 def print_memory_speed(bytes_per_second: float, n_bytes: int, found: dict) -> None:
@@ -446,7 +450,7 @@ def main():
         if GUESSES in arguments.chosen:
             figures["guesses"] = measure_guesses(setting)
             print_guesses(figures["guesses"], described)
-    if LARGER_SHAPES in arguments.chosen:
+    if LARGER_SHAPES in arguments.chosen and larger_rows(setting).names:
         figures["larger"] = measure_larger(setting)
         print_larger(figures["larger"], setting, described)
     write_json(figures, arguments.json)
