@@ -1,19 +1,18 @@
 """What the bundled model writes: twenty prompts, and how often the result is Python.
 
-    python bench/bundled.py [MODEL_SIZE] [MODELS_DIR]
-
 Each prompt is continued greedily by up to 100 tokens, to the model's own end or, where that does
-not come, to the end of the last whole line; prompt and continuation together count if Python's
+not come, to the end of the last whole line. Prompt and continuation together count if Python's
 parser takes them. Then two of the prompts at temperature 0.8.
+
+Some ten seconds on two cores.
 """
 
 import ast
-import sys
 import textwrap
 
 import numpy as np
-from measure import ROOT
 
+from bench.measure import ROOT, Options
 from gpt2 import generate
 from utils import load_encoder_hparams_and_params
 
@@ -39,18 +38,29 @@ PROMPTS = [
     "def _check_type(value):",
     "@property\ndef size(self):",
 ]
+SAMPLED = ["def fibonacci(n):", "def read_file(path):"]
+TEMPERATURE, SEED = 0.8, 0
+N_TOKENS = 100
 
 
-def continuation(model, prompt, n_tokens=100, **sampling):
+def continuation(model, prompt: str, **sampling) -> str:
     """The text after the prompt: all of it if it ended by itself, otherwise its whole lines."""
     encoder, hparams, params = model
-    prompt_ids, n_head = encoder.encode(prompt), hparams["n_head"]
-    ids = generate(prompt_ids, params, n_head, n_tokens, stop_id=encoder.eot, **sampling)
+    ids = generate(
+        encoder.encode(prompt),
+        params,
+        hparams["n_head"],
+        N_TOKENS,
+        stop_id=encoder.eot,
+        **sampling,
+    )
     text = encoder.decode(ids)
-    return text if len(ids) < n_tokens else text[: text.rfind("\n") + 1]
+    if len(ids) < N_TOKENS:
+        return text
+    return text[: text.rfind("\n") + 1]
 
 
-def parses(source):
+def parses(source: str) -> bool:
     try:
         ast.parse(source)
     except SyntaxError:
@@ -58,22 +68,28 @@ def parses(source):
     return True
 
 
-def main(model_size="python", models_dir=str(ROOT / "models")):
-    model = load_encoder_hparams_and_params(model_size, models_dir)
+def main():
+    options = Options("bench.bundled", __doc__)
+    options.add_argument("--model_size", default="python", help="a model folder (python)")
+    options.add_argument("--models_dir", default=str(ROOT / "models"), help="where it is (models)")
+    arguments = options.parse_args()
+    model = load_encoder_hparams_and_params(arguments.model_size, arguments.models_dir)
     n_parsed = 0
     for prompt in PROMPTS:
-        text = continuation(model, prompt)
-        parsed = parses(prompt + text)
-        n_parsed += parsed
-        print(f"--- {'parses' if parsed else 'does not parse'}")
-        print(textwrap.indent(prompt + text, "    "))
+        source = prompt + continuation(model, prompt)
+        if parses(source):
+            n_parsed += 1
+            print("--- parses")
+        else:
+            print("--- does not parse")
+        print(textwrap.indent(source, "    "))
     print(f"--- {n_parsed} of {len(PROMPTS)} parse\n")
-    for prompt in PROMPTS[:1] + PROMPTS[5:6]:
-        print("--- temperature 0.8, seed 0")
-        rng = np.random.default_rng(0)
-        text = continuation(model, prompt, temperature=0.8, rng=rng)
+    for prompt in SAMPLED:
+        rng = np.random.default_rng(SEED)
+        text = continuation(model, prompt, temperature=TEMPERATURE, rng=rng)
+        print(f"--- temperature {TEMPERATURE}, seed {SEED}")
         print(textwrap.indent(prompt + text, "    "))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

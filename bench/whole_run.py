@@ -1,52 +1,65 @@
-"""Whole processes at the 124M shape, random float32 weights: gpt2.py, gpt2_pico.py, transformers.
+"""Whole processes, from start to end, of the shape of GPT-2 124M with random float32 weights.
 
-    python bench/whole_run.py
+The programs run in turn, after one round that is not counted. Columns: gpt2.py; gpt2_pico.py, which
+keeps no cache and so reads the whole text again for each token; Hugging Face's transformers, where
+it is installed. Rows: how many tokens the prompt has and how many are added; the last row is the
+time to the first token. Figures are median seconds, and in brackets how many times as long as
+gpt2.py each takes.
 
-Each figure is the median time from the start of a process to its end, the processes run in turn.
+About six minutes on two cores, most of it for gpt2_pico.py.
 """
 
-import sys
+import importlib.util
 import tempfile
 
-from measure import ROOT, alternate, machine, random_model
+from bench.measure import (
+    ROOT,
+    Options,
+    in_turn,
+    machine,
+    print_table,
+    random_model,
+    with_ratio,
+    write_json,
+)
+from bench.programs import gpt2_command, pico_command, prompt_of, transformers_command
 
-TRANSFORMERS = """
-import sys
-import torch, transformers
-folder, prompt, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
-inputs = tokenizer(prompt, return_tensors="pt")
-ids = model.generate(**inputs, max_new_tokens=n, min_new_tokens=n, do_sample=False)
-print(tokenizer.decode(ids[0]))
-"""
-
-
-def commands(models_dir, name, n_prompt, n_new):
-    prompt = " the" * n_prompt  # one token each
-    options = [f"--n_tokens_to_generate={n_new}", f"--model_size={name}"]
-    options.append(f"--models_dir={models_dir}")
-    folder = f"{models_dir}/{name}"
-    return {
-        "gpt2.py": [sys.executable, f"{ROOT}/gpt2.py", prompt, *options, "--stop_at_eot=False"],
-        "gpt2_pico.py": [sys.executable, f"{ROOT}/gpt2_pico.py", prompt, *options],
-        "transformers": [sys.executable, "-c", TRANSFORMERS, folder, prompt, str(n_new)],
-    }
+PROGRAMS = {
+    "gpt2.py": gpt2_command,
+    "gpt2_pico.py": pico_command,
+    "transformers": transformers_command,
+}
+SETTINGS = (  # tokens in the prompt, tokens to add, rounds
+    (10, 40, 5),
+    (500, 20, 3),
+    (10, 1, 7),
+)
 
 
 def main():
-    print(machine())
+    options = Options("bench.whole_run", __doc__)
+    options.add_json()
+    arguments = options.parse_args()
+    names = [name for name in PROGRAMS if name != "transformers" or has_transformers()]
+    figures = {"machine": machine(("transformers", "torch")), "seconds": {}}
+    rows = []
     with tempfile.TemporaryDirectory() as models_dir:
-        name = random_model(models_dir)
-        for n_prompt, n_new, n_runs in ((10, 40, 5), (500, 20, 3), (10, 1, 7)):
-            run = commands(models_dir, name, n_prompt, n_new)
-            if n_new == 1:
-                del run["gpt2_pico.py"]
-            times = alternate(run, n_runs)
-            print(f"\n{n_prompt} tokens in, {n_new} out, median of {n_runs}:")
-            for program, time in times.items():
-                ratio = time / times["gpt2.py"]
-                print(f"  {program:14} {time:7.2f} s   {ratio:6.2f} x gpt2.py")
+        model = random_model(models_dir)
+        for n_prompt, n_new, n_rounds in SETTINGS:
+            prompt = prompt_of(n_prompt)
+            commands = {name: PROGRAMS[name](ROOT, model, prompt, n_new) for name in names}
+            times = in_turn(commands, n_rounds)
+            setting = f"{n_prompt} tokens in, {n_new} out"
+            figures["seconds"][setting] = times
+            cells = [f"{times['gpt2.py']:.2f}"]
+            cells += [with_ratio(times[name], times["gpt2.py"], digits=2) for name in names[1:]]
+            rows.append([setting, *cells])
+    print_table("Whole processes, seconds", figures["machine"], ["", *names], rows)
+    write_json(figures, arguments.json)
+
+
+def has_transformers() -> bool:
+    return importlib.util.find_spec("transformers") is not None
 
 
 if __name__ == "__main__":

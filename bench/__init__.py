@@ -1,0 +1,20 @@
+"""Measurements of this project beside others. Run from the project's folder; each has a --help.
+
+    python -m bench.compare    generation: speed, memory, start, guesses, beside other programs
+    python -m bench.whole_run  whole processes, the one that keeps no cache included
+    python -m bench.exactness  how far float32 logits are from float64 ones
+    python -m bench.tokenizer  speed of the tokenizer
+    python -m bench.training   speed and memory of training
+    python -m bench.loss       what training reaches for the same number of tokens
+    python -m bench.bundled    what the bundled model writes
+    python -m bench.chart      draws docs/speed.svg from the figures of bench.compare
+
+`pip install -r bench/requirements.txt` brings the programs to compare with.
+"""
+
+import sys
+from pathlib import Path
+
+# The random models and the references of the tests serve here as well. The folder tests/ is no
+# package: pytest puts it on the path, and so its files import each other by their bare names.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
