@@ -40,6 +40,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from time import perf_counter
 
 import numpy as np
@@ -47,7 +48,7 @@ import numpy as np
 from command_line import check, run
 from fast.lookup import Guesses
 from fast.product import product
-from fast.schedule import by_queries, by_rows
+from fast.schedule import by_columns, by_queries, by_rows
 from fast.threads import one_blas_thread, use_threads
 from utils import load_encoder_hparams_and_params
 
@@ -88,6 +89,7 @@ def layer_norm(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
     return x / np.sqrt(variance + eps) * g + b
 
 
+@by_columns
 def linear(x: Array, w: Array, b: Array) -> Array:
     """A projection: [..., n_in] @ [n_in, n_out] + [n_out] -> [..., n_out]"""
     y = product(x, w)
@@ -342,7 +344,10 @@ class Window:
         """One pass over the next ids: logits after the last few of them, [n_last, n_vocab]"""
         inputs = np.array([ids])  # [n_texts = 1, n_seq]
         n_head, caches = self.n_head, self.caches
-        return gpt2(inputs, **self.params, n_head=n_head, caches=caches, n_last=n_last)[0]
+        # BLAS's own threads are for single positions: after a product they go on waiting for the
+        # next one for a while, in the way of those that `fast/` shares a longer pass out to.
+        with one_blas_thread if len(ids) > 1 else nullcontext():
+            return gpt2(inputs, **self.params, n_head=n_head, caches=caches, n_last=n_last)[0]
 
     def append(self, new_ids: list[int]) -> None:
         """The text goes on with these; what the caches hold of anything else is forgotten."""
@@ -485,8 +490,7 @@ def generate_side_by_side(
         for i, ids in enumerate(texts)
     ]
     running = list(range(len(texts)))  # which text has the first place in the caches, the second...
-    with one_blas_thread:  # BLAS's threads linger, in the way of those that `fast/` starts
-        rows = first_logits(windows)
+    rows = first_logits(windows)
     for n_made in range(1, n_tokens_to_generate + 1):
         ended = []
         for place, i in enumerate(running):

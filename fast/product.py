@@ -13,7 +13,6 @@ from fast.threads import last_cache, share_out
 
 VERY_FEW_ROWS = 3  # up to so many, one by one, where the matrix stays in a near cache
 FEW_ROWS = 16  # up to so many, cut the matrix into pieces
-MANY_ROWS = 64  # above so many, each core computes its share of the columns
 LARGE_MATRIX = 2**18  # numbers; a smaller one stays in the processor's cache by itself
 # Bytes. A larger last cache is spread over a whole server chip, and is hardly faster than memory.
 LARGEST_NEAR_CACHE = 2**26
@@ -40,8 +39,6 @@ def _best_way(n_rows: int, w: np.ndarray) -> Callable:
     the same machine always gives the same bits."""
     if w.size < LARGE_MATRIX:
         return np.matmul
-    if n_rows > MANY_ROWS:
-        return shares_of_columns
     if n_rows <= VERY_FEW_ROWS and 2 * w.nbytes <= last_cache() <= LARGEST_NEAR_CACHE:
         return row_by_row
     if n_rows <= FEW_ROWS:
@@ -52,13 +49,6 @@ def _best_way(n_rows: int, w: np.ndarray) -> Callable:
 def row_by_row(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Only the first row waits for memory, if the matrix stays in cache for the others."""
     return np.concatenate([x[i : i + 1] @ w for i in range(len(x))])
-
-
-def shares_of_columns(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Each core computes its share of the result's columns."""
-    out = np.empty((len(x), w.shape[1]), x.dtype)
-    share_out(lambda start, end: np.matmul(x, w[:, start:end], out=out[:, start:end]), w.shape[1])
-    return out
 
 
 def pieces_of_columns(x: np.ndarray, w: np.ndarray) -> np.ndarray:

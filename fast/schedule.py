@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fast.product import FEW_ROWS
 from fast.threads import share_out
 
-PIECE = 64  # rows, or queries: few enough to stay in cache, enough to be worth a call
+PIECE_SIZE = 2**17  # numbers: few enough to stay in cache, enough to be worth a call
+QUERIES = 64  # in a piece of attention
 SMALL_ATTENTION = 2**21  # multiplications; waking a thread costs more than it saves below
 HIDDEN = -1e9  # a mask hides a key by a number below this one
 
@@ -30,18 +32,47 @@ def by_rows(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def in_pieces(x, *args, **kwargs):
-        if type(x) is not np.ndarray or x.size <= PIECE * x.shape[-1]:
+        if x.size <= PIECE_SIZE or type(x) is not np.ndarray:
             return function(x, *args, **kwargs)
         rows = x.reshape(-1, x.shape[-1])
         out = np.empty_like(rows)
+        n_rows = max(1, PIECE_SIZE // x.shape[-1])
 
         def work(start, end):
-            for i in range(start, end, PIECE):
-                piece = slice(i, min(i + PIECE, end))
+            for i in range(start, end, n_rows):
+                piece = slice(i, min(i + n_rows, end))
                 out[piece] = function(rows[piece], *args, **kwargs)
 
         share_out(work, len(rows))
         return out.reshape(x.shape)
+
+    return in_pieces
+
+
+def by_columns(function: Callable) -> Callable:
+    """Promises that each column of `function(x, w, b)` needs only the same column of w and of b.
+
+    x [..., n_in], w [n_in, n_out], b [n_out] -> [..., n_out]. Each core has a part of the columns.
+    With few rows the function is left to itself.
+
+    >>> @by_columns
+    ... def linear(x, w, b):
+    ...     return x @ w + b
+    >>> linear(np.ones((1000, 3)), np.ones((3, 4)), np.ones(4))[-1]
+    array([4., 4., 4., 4.])
+    """
+
+    @functools.wraps(function)
+    def in_pieces(x, w, b):
+        if x.size <= FEW_ROWS * x.shape[-1] or type(x) is not np.ndarray:
+            return function(x, w, b)
+        out = np.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
+
+        def work(start, end):
+            out[..., start:end] = function(x, w[:, start:end], b[start:end])
+
+        share_out(work, w.shape[-1])
+        return out
 
     return in_pieces
 
@@ -70,9 +101,9 @@ def by_queries(attention: Callable) -> Callable:
 
         def work(start, end):
             part = (*axis * [slice(None)], slice(start, end))
-            for i in range(0, n_q, PIECE):
-                queries = (*part, ..., slice(i, i + PIECE), slice(None))
-                n_seen = 1 + np.flatnonzero(seen[i : i + PIECE].any(axis=0))[-1]
+            for i in range(0, n_q, QUERIES):
+                queries = (*part, ..., slice(i, i + QUERIES), slice(None))
+                n_seen = 1 + np.flatnonzero(seen[i : i + QUERIES].any(axis=0))[-1]
                 keys = (*part, ..., slice(n_seen), slice(None))
                 out[queries] = attention(q[queries], k[keys], v[keys], mask[queries][..., :n_seen])
 
