@@ -6,40 +6,46 @@ Read it top to bottom: each function uses only those above it. A text goes this 
 
 `ids` are small integers, one for each token (a word or a piece of one) of a vocabulary; `logits`
 say how well each token of the vocabulary would come next. `gpt2` turns the first into the second.
-What it has learned stands in `params`, nested dicts whose keys are the arguments of the functions
-that take them, so that `**params` wires the model (g: gain, b: bias, w: weights):
 
-    {"wte": [n_vocab, n_embd], "wpe": [n_ctx, n_embd],          token and position embeddings
-     "blocks": [                                                n_layer of these:
-         {"ln_1": {"g": [n_embd], "b": [n_embd]},                 layer norm, before attention:
-          "attn": {"c_attn": {"w": [n_embd, 3 * n_embd], "b"},    queries, keys and values,
-                   "c_proj": {"w": [n_embd, n_embd], "b"}},       what was found
-          "ln_2": {"g", "b"},                                     layer norm, before feed-forward:
-          "mlp": {"c_fc": {"w": [n_embd, 4 * n_embd], "b"},       into four times the width,
-                  "c_proj": {"w": [4 * n_embd, n_embd], "b"}}},   and back
+What it has learned is in `params`: nested dicts whose keys are the arguments of the functions that
+take them, so that `**params` wires the model (w: weights, b: bias, g: gain):
+
+    {"wte": [n_vocab, n_embd],                          an embedding for each token
+     "wpe": [n_ctx, n_embd],                            an embedding for each position
+     "blocks": [                                        n_layer of these:
+         {"ln_1": {"g": [n_embd], "b": [n_embd]},           normalises what attention gets
+          "attn": {"c_attn": {"w": [n_embd, 3 * n_embd],    makes queries, keys and values
+                              "b": [3 * n_embd]},
+                   "c_proj": {"w": [n_embd, n_embd],        mixes the results of the heads
+                              "b": [n_embd]}},
+          "ln_2": {"g": [n_embd], "b": [n_embd]},           normalises what the next layer gets
+          "mlp": {"c_fc": {"w": [n_embd, 4 * n_embd],       the feed-forward layer: widens,
+                           "b": [4 * n_embd]},
+                  "c_proj": {"w": [4 * n_embd, n_embd],     and narrows again
+                             "b": [n_embd]}}},
      ],
-     "ln_f": {"g", "b"}}                                        the last layer norm
+     "ln_f": {"g": [n_embd], "b": [n_embd]}}            normalises the result of the last block
 
-n_vocab is the number of tokens, n_embd the width of the model: how many numbers stand for one
-position of the text. n_ctx, the window, is how many positions it can see. In comments on shapes,
-n_seq is the number of positions, and `...` stands for nothing where there is one text, for n_texts
-where there are several.
+n_embd is the width of the model: how many numbers stand for one position of the text. Attention
+runs n_head times side by side; each head has d_head = n_embd / n_head of the numbers. n_ctx, the
+window, is how many positions the model can see. In comments on shapes n_seq is the number of
+positions, and `...` is nothing where there is one text, and n_texts where there are several.
 
 Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), and
-how the work is spread over the processor's cores (`fast/`). Of that last one, three names are used
-in the model. To read it, take `product(x, w)` as `x @ w`, and think `@by_rows` and `@by_queries`
-away: they promise that a function treats each row, or query, by itself, so that it may be called
-on a part of them at a time.
+how the work is spread over the processor's cores (`fast/`). What is used of that last one changes
+speed and nothing else. So while reading, take `product(x, w)` as `x @ w`, and ignore `@by_rows`,
+`@by_columns` and `@by_queries` (each promises that a function treats its rows, columns or queries
+one by one, so that it may be called on a part of them at a time) and `one_blas_thread`.
 
 Names are those of OpenAI's checkpoint. Source: Radford et al., "Language Models are Unsupervised
-Multitask Learners", 2019. Every array keeps the dtype of the parameters: constants are Python's,
-since a float64 scalar of NumPy 2 such as `np.sqrt(2)` would turn float32 arrays into float64.
+Multitask Learners", 2019. Every array keeps the dtype of the parameters: constants are plain Python
+numbers, since a float64 scalar of NumPy such as `np.sqrt(2)` would turn float32 into float64.
 """
 
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from time import perf_counter
 
@@ -83,7 +89,7 @@ def softmax(x: Array) -> Array:
 @by_rows
 def layer_norm(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
     """Each row scaled to mean 0 and variance 1, then gain `g` and bias `b` (Ba et al., 2016)."""
-    n = x.shape[-1]  # a sum divided by n is a mean, for which np.mean takes twice as long
+    n = x.shape[-1]  # sum / n is the mean; np.mean takes twice as long
     x = x - x.sum(axis=-1, keepdims=True) / n
     variance = (x * x).sum(axis=-1, keepdims=True) / n
     return x / np.sqrt(variance + eps) * g + b
@@ -125,26 +131,6 @@ def attention(q: Array, k: Array, v: Array, mask: Array | float) -> Array:
     return attention_weights(q, k, mask) @ v
 
 
-def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Array | float:
-    """The mask of attention by which no position looks at a later one.
-
-    The keys are those of positions 0 to n_k - 1, the queries those of the last n_q of the first
-    n_seq positions. For several texts of different lengths n_seq is an array, [n_texts].
-    -> [n_q, n_k], or [n_texts, 1, n_q, n_k] with 1 for all heads alike. A single query is that of
-    the last position, which may look at all: 0.
-
-    >>> causal_mask(n_q=2, n_k=3, n_seq=3, dtype=np.dtype(np.float32)) < 0
-    array([[False, False,  True],
-           [False, False, False]])
-    """
-    if n_q == 1 and np.size(n_seq) == 1:
-        return 0.0
-    query_positions = np.asarray(n_seq)[..., None, None] + np.arange(-n_q, 0)[:, None]
-    is_later = np.arange(n_k) > query_positions  # [n_q, n_k] or [n_texts, n_q, n_k]
-    mask = is_later * dtype.type(-1e10)
-    return mask if mask.ndim == 2 else mask[:, None]
-
-
 class KVCache:
     """The keys and values that one block has computed for the positions so far.
 
@@ -158,7 +144,7 @@ class KVCache:
         self.k, self.v, self.n_seq = k, v, n_seq
 
     def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append the next keys and values; -> all so far, as many as the longest text has.
+        """Append the next keys and values. Returns all so far, up to the end of the longest text.
 
         [n_texts, n_head, n_new, d_head] -> [n_texts, n_head, n_k, d_head], k and v alike
         """
@@ -188,6 +174,27 @@ def empty_caches(
     return [KVCache(zeros(), zeros(), np.zeros(n_texts, int)) for _ in params["blocks"]]
 
 
+def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Array | float:
+    """The mask for attention that keeps every position from looking at a later one.
+
+    The text has n_seq positions, and the queries are those of the last n_q of them: all without a
+    cache, the new ones with it. Keys are there for positions 0 to n_k - 1, which is all of them. Of
+    several texts in one cache n_seq is an array, [n_texts], and shorter ones have n_k > n_seq.
+    -> [n_q, n_k], or [n_texts, 1, n_q, n_k], where the 1 stands for all heads alike. A single query
+    may look at every key, so its mask is 0.
+
+    >>> causal_mask(n_q=2, n_k=3, n_seq=3, dtype=np.dtype(np.float32)) < 0
+    array([[False, False,  True],
+           [False, False, False]])
+    """
+    if n_q == 1 and np.size(n_seq) == 1:
+        return 0.0
+    query_positions = np.asarray(n_seq)[..., None, None] + np.arange(-n_q, 0)[:, None]
+    is_later = np.arange(n_k) > query_positions  # [n_q, n_k] or [n_texts, n_q, n_k]
+    mask = is_later * dtype.type(-1e10)
+    return mask if mask.ndim == 2 else mask[:, None]
+
+
 def mha(
     x: Array,
     c_attn: dict,
@@ -198,9 +205,9 @@ def mha(
 ) -> Array:
     """Causal multi-head self-attention: [..., n_seq, n_embd] -> [..., n_asked, n_embd]
 
-    Each of the n_head heads attends by itself, in n_embd / n_head = d_head of the numbers.
     With a cache, the rows of x are the positions after those in it, and attend to those too.
-    `asked` are the rows of x whose result is wanted: all, or the last few.
+    `asked` are the rows of x whose result is wanted. In the last block these are the last few; keys
+    and values are needed of all rows even then.
     """
     x = linear(x, **c_attn)  # [..., n_seq, n_embd] -> [..., n_seq, 3 * n_embd]: q, k, v
     # -> [..., 3 * n_head, n_seq, d_head]: the heads of q, then those of k, then those of v
@@ -216,7 +223,7 @@ def mha(
     out = attention(q, k, v, mask)  # [..., n_head, n_asked, d_head]
     out = out.swapaxes(-2, -3)  # [..., n_asked, n_head, d_head]
     out = out.reshape(*out.shape[:-2], -1)  # the heads side by side: [..., n_asked, n_embd]
-    return linear(out, **c_proj)
+    return linear(out, **c_proj)  # mixes what the heads have found
 
 
 def transformer_block(
@@ -268,7 +275,7 @@ def gpt2(
     x = wte[inputs] + wpe[positions]  # which token + where: [..., n_seq] -> [..., n_seq, n_embd]
     for i, block in enumerate(blocks):
         cache = caches[i] if caches else None
-        # Later blocks need all positions of the earlier ones; nobody needs all of the last one's.
+        # The next block attends to all positions. After the last block only n_last matter.
         is_last = i == len(blocks) - 1
         asked = slice(-n_last, None) if is_last and n_last else ALL
         x = transformer_block(x, **block, n_head=n_head, cache=cache, asked=asked)
@@ -306,82 +313,105 @@ def sample(
     # The best is subtracted before the division: a tiny temperature gives -inf, never inf - inf.
     with np.errstate(over="ignore"):
         p = softmax((logits[ids] - logits[ids[0]]) / temperature)
-    better = np.cumsum(p) - p  # the probability of all better tokens together
-    n_kept = max(1, np.count_nonzero(better < top_p))  # those without which top_p is not reached
+    before = np.cumsum(p) - p  # for each token, the sum over all better ones
+    n_kept = max(1, np.count_nonzero(before < top_p))  # the fewest whose sum reaches top_p
     cumulative = np.cumsum(p[:n_kept])
     draw = rng.random() * cumulative[-1]
-    return int(ids[np.searchsorted(cumulative, draw)])  # the first token that reaches the draw
+    return int(ids[np.searchsorted(cumulative, draw)])  # the first whose sum reaches the draw
 
 
 # ---------------------------------------------------------------- generation
 
 
 class Window:
-    """A text as the model sees it: its last n_ctx ids, and caches of all of them but the newest.
+    """A text as the model sees it: its last n_ctx ids, and caches of those it has read.
 
-    `ids` may get one longer than n_ctx; the next pass makes room by dropping the oldest half.
+    To go on with a text is to call `logits`, which reads all ids that are unread, to choose the
+    next id by them, and to `append` it: it is the one that is unread then.
     """
 
-    def __init__(self, ids: Iterable[int], params: dict, n_head: int, caches: list | None = None):
+    def __init__(
+        self,
+        ids: Iterable[int],
+        params: dict,
+        n_head: int,
+        caches: list[KVCache] | None = None,
+    ):
         self.params, self.n_head = params, n_head
         self.n_ctx = len(params["wpe"])
         self.ids = list(ids)[-self.n_ctx :]
         self.caches = caches or empty_caches(params, n_head)
 
     def unread(self) -> list[int]:
-        """The ids that are not in the caches yet, after making room where there is none left."""
+        """The ids that are not in the caches. A full window drops its oldest half first."""
         if len(self.ids) > self.n_ctx:
             self.ids = self.ids[(self.n_ctx + 1) // 2 :]
             self.cut_caches(0)  # positions are absolute: what is left needs new keys and values
         return self.ids[self.caches[0].n_seq[0] :]
 
+    def logits(self, guess: Sequence[int] = ()) -> Array:
+        """Read what is unread, and after it a guess at the next ids, which may be none.
+
+        -> the logits after the text, and after each id of the guess: [1 + len(guess), n_vocab]
+        """
+        ids = [*self.unread(), *guess]
+        # BLAS's own threads are for single positions. After a product they wait for the next one
+        # for some time, and would be in the way of the threads that `fast/` has for longer passes.
+        with one_blas_thread if len(ids) > 1 else nullcontext():
+            return gpt2(
+                np.array([ids]),  # [n_texts = 1, n_seq]
+                **self.params,
+                n_head=self.n_head,
+                caches=self.caches,
+                n_last=1 + len(guess),
+            )[0]
+
+    def append(self, new_ids: Sequence[int]) -> None:
+        """Add ids that were chosen. The last id of the text is unread then, and no other."""
+        self.ids += new_ids
+        self.cut_caches(len(self.ids) - 1)  # drops a guess as far as it was not chosen
+
     def cut_caches(self, n_seq: int) -> None:
-        """Leave only the first `n_seq` positions in the caches."""
+        """Leave only the first `n_seq` positions in the caches, of those they have."""
         for cache in self.caches:
             cache.n_seq[:] = n_seq
 
-    def read(self, ids: list[int], n_last: int = 1) -> Array:
-        """One pass over the next ids: logits after the last few of them, [n_last, n_vocab]"""
-        inputs = np.array([ids])  # [n_texts = 1, n_seq]
-        n_head, caches = self.n_head, self.caches
-        # BLAS's own threads are for single positions: after a product they go on waiting for the
-        # next one for a while, in the way of those that `fast/` shares a longer pass out to.
-        with one_blas_thread if len(ids) > 1 else nullcontext():
-            return gpt2(inputs, **self.params, n_head=n_head, caches=caches, n_last=n_last)[0]
-
-    def append(self, new_ids: list[int]) -> None:
-        """The text goes on with these; what the caches hold of anything else is forgotten."""
-        self.ids += new_ids
-        self.cut_caches(len(self.ids) - 1)
-
 
 def sampled_ids(window: Window, n_tokens: int, **sampling) -> Iterator[int]:
-    """Yield `n_tokens` ids after those in `window`, one for each pass."""
+    """Yield `n_tokens` ids that go on with `window`, one a pass; `sampling` goes to `sample`."""
     for _ in range(n_tokens):
-        new_id = sample(window.read(window.unread())[-1], **sampling)
+        new_id = sample(window.logits()[-1], **sampling)
         window.append([new_id])
         yield new_id
 
 
-TOO_CLOSE = 1e-4  # of the best logit's size; the order of summation changes some 1e-6 of it
+# ---------------------------------------------------------------- greedy generation, with guesses
+#
+# A pass over one position takes as long as reading all weights from memory does. A pass over ten
+# reads them once as well, and takes little longer. So where the last few ids of a text have
+# occurred in it before, what followed them then is taken for a guess at what follows now. One pass
+# over the whole guess shows what the model would choose after each of its ids; it is kept as far as
+# it is right (prompt lookup decoding, Saxena, 2023). The ids are those of `sampled_ids` at
+# temperature 0.
+
+TOO_CLOSE = 1e-4  # of the best logit's size; rounding changes it by some 1e-6
 
 
 def too_close(logits: Array) -> bool:
     """Whether the best of logits [n_vocab] is so little above the second that rounding may decide.
 
-    A pass over several positions adds up its products in another order than one over a single
-    position does, so it rounds otherwise. To such a choice only a pass of its own gives the answer
-    of plain decoding.
+    A pass over several positions adds up in another order than a pass over one, and so rounds
+    differently. A choice that is too close is therefore left to a pass over one position.
     """
     best = logits.max()
     return np.count_nonzero(logits >= best - TOO_CLOSE * max(1.0, abs(float(best)))) > 1
 
 
-def confirmed(guess: list[int], logits: Array) -> tuple[list[int], bool]:
-    """The ids that the model itself chooses: as many of `guess` as are right, and one more.
+def confirmed(guess: Sequence[int], logits: Array) -> tuple[list[int], bool]:
+    """The ids that the model itself chooses: as much of `guess` as is right, and one id more.
 
-    logits [1 + len(guess), n_vocab] follow the id before the guess, and each id of the guess.
-    Also whether they are sure: if a choice is too close, the ids end before it.
+    logits [1 + len(guess), n_vocab] follow the text, and each id of the guess.
+    The ids end before a choice that is too close, and the second value is False then.
     """
     new_ids = []
     for row, guessed_id in zip(logits, [*guess, None], strict=True):
@@ -394,27 +424,25 @@ def confirmed(guess: list[int], logits: Array) -> tuple[list[int], bool]:
 
 
 def greedy_ids(window: Window, n_tokens: int) -> Iterator[int]:
-    """Yield the `n_tokens` most likely ids after those in `window`, often several for each pass.
+    """Yield the `n_tokens` most likely ids that go on with `window`, often several a pass.
 
-    A pass over one position takes as long as reading all weights from memory does; a pass over ten
-    takes little longer. So where the text has said the last few ids before, what followed them
-    then is taken as a guess at the next ids (`fast/lookup.py`), and one pass over all of these
-    shows what the model would choose after each. The guess is kept as far as it agrees. The ids
-    are those of `sampled_ids` at temperature 0.
+    `Guesses` makes the guesses. It is told how long passes take, since that decides how long a
+    guess may be, and whether it is worth making.
     """
-    guesses, sure = Guesses(window.ids), False
+    guesses = Guesses(window.ids)  # it keeps a copy
+    is_sure = True
     while n_tokens > 0:
-        new = window.unread()
+        reads_prompt = len(window.unread()) > 1
         room = min(window.n_ctx - len(window.ids), n_tokens - 1)
-        guess = guesses.next(room) if sure else []
+        guess = guesses.next(room) if is_sure else []  # none before a single position was timed
         start = perf_counter()
-        logits = window.read(new + guess, n_last=1 + len(guess))
+        logits = window.logits(guess)
         seconds = perf_counter() - start
-        new_ids, sure = confirmed(guess, logits)
+        new_ids, is_sure = confirmed(guess, logits)
         window.append(new_ids)
         for new_id in new_ids:
             guesses.append(new_id)
-        if len(new) == 1:  # a longer one is a prompt
+        if not reads_prompt:
             guesses.took(seconds, len(guess), len(new_ids))
         n_tokens -= len(new_ids)
         yield from new_ids
@@ -433,7 +461,7 @@ def generate_stream(
     top_p: float = 1.0,
     rng: np.random.Generator | None = None,
 ) -> Iterator[int]:
-    """Yield the ids of `generate` as they are made."""
+    """Yield the ids of `generate` (just below) as they are made."""
     window = Window(inputs, params, n_head)
     if lookup and temperature == 0:
         new_ids = greedy_ids(window, n_tokens_to_generate)
@@ -449,15 +477,71 @@ def generate_stream(
 def generate(
     inputs: Iterable[int], params: dict, n_head: int, n_tokens_to_generate: int, **options
 ) -> list[int]:
-    """The ids that the model writes after `inputs` (ids, left as they are): only the new ones.
+    """The ids that the model writes after `inputs` (ids): only the new ones.
 
-    One pass over the inputs, then one position a step. Inputs longer than the window are cut to
-    their end; when the window is full its oldest half is dropped. Options, those of
-    `generate_stream`: `stop_id` ends the text when it is chosen (and is left out); `lookup=False`
-    does without guesses; `temperature`, `top_k`, `top_p` and `rng` are those of `sample`.
-    Raises ValueError for empty inputs.
+    Inputs longer than the window are cut to their end; when the window is full its oldest half is
+    dropped. The options are those of `generate_stream`: `stop_id` ends the text when it is chosen,
+    and is left out; `lookup=False` does without guesses; `temperature`, `top_k`, `top_p` and `rng`
+    are those of `sample`. Raises ValueError for empty inputs.
     """
     return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, **options))
+
+
+# ---------------------------------------------------------------- several texts side by side
+#
+# One pass takes all of them a position further, and reads the weights once. Their windows share one
+# cache for each block: the cache of window i is a view of place i, so that what either of them
+# reads, both have read.
+
+
+def copy_caches(source: list[KVCache], target: list[KVCache]) -> None:
+    """Copy what is in the caches of one text into those of another one."""
+    n_seq = source[0].n_seq[0]
+    for cache, copy in zip(source, target, strict=True):
+        copy.k[:, :, :n_seq] = cache.k[:, :, :n_seq]
+        copy.v[:, :, :n_seq] = cache.v[:, :, :n_seq]
+        copy.n_seq[:] = n_seq
+
+
+def first_logits(windows: list[Window]) -> list[Array]:
+    """Logits [n_vocab] after each prompt. Equal prompts are read once, and the caches copied."""
+    rows = []
+    for window in windows:
+        first = next(i for i, other in enumerate(windows) if other.ids == window.ids)
+        if window is windows[first]:
+            rows.append(window.logits()[-1])
+        else:
+            rows.append(rows[first])
+            copy_caches(windows[first].caches, window.caches)
+    return rows
+
+
+def next_logits(windows: list[Window], caches: list[KVCache], is_greedy: bool) -> list[Array]:
+    """Logits [n_vocab] after each text, in one pass; `caches` are those of all windows."""
+    for window in windows:
+        if len(window.unread()) > 1:  # it was full, and has to read the rest again
+            window.logits()
+            window.append([])  # the newest id is unread again, as in all others
+    if len(windows) == 1:
+        return [windows[0].logits()[-1]]
+    newest = np.array([window.ids[-1:] for window in windows])  # [n_texts, n_seq = 1]
+    params, n_head = windows[0].params, windows[0].n_head
+    rows = list(gpt2(newest, **params, n_head=n_head, caches=caches)[:, 0])
+    for i, window in enumerate(windows):
+        if is_greedy and too_close(rows[i]):
+            window.append([])
+            rows[i] = window.logits()[-1]
+    return rows
+
+
+def give_place(place: int, running: list[int], windows: list[Window]) -> None:
+    """The text at `place` of the caches has ended: the last of the running ones takes the place."""
+    moving = windows[running.pop()]
+    if place < len(running):
+        ended = windows[running[place]]
+        copy_caches(moving.caches, ended.caches)
+        moving.caches = ended.caches
+        running[place] = windows.index(moving)
 
 
 def generate_side_by_side(
@@ -474,86 +558,37 @@ def generate_side_by_side(
 ) -> Iterator[tuple[int, int]]:
     """Continue several texts (ids) at once: yield (i, new id) for each of `texts` in turn.
 
-    Each becomes what `generate` makes of it alone, `rngs[i]` being its rng. One pass takes all of
-    them a step further, and reads the weights once. A prompt is read alone, and once if it occurs
-    several times. Raises ValueError for a text without ids.
+    The new ids of each are those that `generate` gives for it alone, with rngs[i] as its rng.
+    Raises ValueError for a text without ids.
     """
     if not all(texts):
         raise ValueError("0 ids in a text: each needs one to begin with")
     if not texts or n_tokens_to_generate == 0:
         return
-    n_ctx, rngs = len(params["wpe"]), rngs or [None] * len(texts)
-    n_positions = min(n_ctx, max(map(len, texts)) + n_tokens_to_generate)
+    rngs = rngs or [None] * len(texts)
+    n_positions = min(len(params["wpe"]), max(map(len, texts)) + n_tokens_to_generate)
     caches = empty_caches(params, n_head, len(texts), n_positions)
     windows = [
         Window(ids, params, n_head, [cache[i : i + 1] for cache in caches])
         for i, ids in enumerate(texts)
     ]
-    running = list(range(len(texts)))  # which text has the first place in the caches, the second...
+    running = list(range(len(texts)))  # the texts that have not ended, by their place in the caches
     rows = first_logits(windows)
     for n_made in range(1, n_tokens_to_generate + 1):
-        ended = []
+        ended_places = []
         for place, i in enumerate(running):
             new_id = sample(rows[place], temperature, top_k, top_p, rngs[i])
             if new_id == stop_id:
-                ended.append(place)
+                ended_places.append(place)
             else:
                 windows[i].append([new_id])
                 yield i, new_id
-        for place in reversed(ended):
+        for place in reversed(ended_places):  # so that the one that moves has not ended itself
             give_place(place, running, windows)
         if not running or n_made == n_tokens_to_generate:
             return
         shared = [cache[: len(running)] for cache in caches]
         rows = next_logits([windows[i] for i in running], shared, is_greedy=temperature == 0)
-
-
-def first_logits(windows: list[Window]) -> list[Array]:
-    """Logits [n_vocab] after each of the prompts; equal ones are read once, and copied."""
-    rows = []
-    for i, window in enumerate(windows):
-        first = next(j for j, other in enumerate(windows) if other.ids == window.ids)
-        if first == i:
-            rows.append(window.read(window.unread())[-1])
-        else:
-            rows.append(rows[first])
-            copy_caches(windows[first], window.caches)
-    return rows
-
-
-def copy_caches(window: Window, caches: list[KVCache]) -> None:
-    """Copy what the caches of `window` hold into `caches`, of one text as well."""
-    n_seq = window.caches[0].n_seq[0]
-    for source, target in zip(window.caches, caches, strict=True):
-        target.k[:, :, :n_seq] = source.k[:, :, :n_seq]
-        target.v[:, :, :n_seq] = source.v[:, :, :n_seq]
-        target.n_seq[:] = n_seq
-
-
-def give_place(place: int, running: list[int], windows: list[Window]) -> None:
-    """The text at `place` of the caches has ended: the last running one takes its place."""
-    last = running.pop()
-    if place < len(running):
-        ended, running[place] = running[place], last
-        copy_caches(windows[last], windows[ended].caches)
-        windows[last].caches = windows[ended].caches
-
-
-def next_logits(windows: list[Window], caches: list[KVCache], is_greedy: bool) -> list[Array]:
-    """Logits [n_vocab] of the id that comes next in each text; `caches` are those of all."""
-    for window in windows:
-        if earlier := window.unread()[:-1]:  # a window was full, and half of it is read again
-            window.read(earlier)
-    if len(windows) == 1:
-        return [windows[0].read(windows[0].unread())[-1]]
-    newest = np.array([window.ids[-1:] for window in windows])  # [n_texts, n_seq = 1]
-    params, n_head = windows[0].params, windows[0].n_head
-    rows = list(gpt2(newest, **params, n_head=n_head, caches=caches)[:, 0])
-    for i, window in enumerate(windows):
-        if is_greedy and too_close(rows[i]):
-            window.cut_caches(len(window.ids) - 1)
-            rows[i] = window.read(window.ids[-1:])[-1]
-    return rows
 
 
 # ---------------------------------------------------------------- the command
@@ -566,7 +601,7 @@ def load_model(model_size: str | None, models_dir: str):
     try:
         return load_encoder_hparams_and_params("124M", models_dir)
     except ConnectionError as error:
-        notice = "using the small bundled model, which only knows Python. For GPT-2 124M mend this"
+        notice = "using the small bundled model, which only knows Python. For GPT-2 124M fix this"
         print(f"gpt2.py: {error}; {notice}, or set GPT2_BASE_URL to a mirror", file=sys.stderr)
         bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
         return load_encoder_hparams_and_params("python", bundled)
@@ -597,7 +632,7 @@ def encode_prompt(prompt: str, encoder, n_ctx: int) -> list[int]:
 
 
 def with_bar(new_ids: Iterable, n_tokens: int) -> Iterable:
-    """`new_ids` with a progress bar, unless the text goes to the terminal: it would cut through."""
+    """`new_ids` with a progress bar, unless the terminal shows the text, which it would disrupt."""
     if not sys.stderr.isatty() or sys.stdout.isatty():
         return new_ids
     from tqdm import tqdm
@@ -606,7 +641,7 @@ def with_bar(new_ids: Iterable, n_tokens: int) -> Iterable:
 
 
 def write_text(pieces: Iterable[str]) -> str:
-    """Print the pieces of a text as they come, and a line's end even if that is cut short."""
+    """Print the pieces of a text as they come, and a final newline, even if interrupted."""
     text = ""
     try:
         for piece in pieces:
@@ -640,7 +675,7 @@ def main(
     run with a model downloads it.
 
     PROMPT                    in quotes; "" lets the model begin by itself, - reads standard
-                              input; after -- or --prompt= it may look like an option
+                              input; put it after -- if it begins with a dash
     --n_tokens_to_generate N  how much to write; a word is one token or two (40)
     --model_size NAME         124M, 355M, 774M, 1558M, a model folder in models_dir, or OWNER/NAME
                               for a GPT-2 on the Hugging Face Hub
@@ -694,4 +729,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main)  # options are main's arguments, --help is its docstring; the result is not printed

@@ -1,0 +1,41 @@
+"""The README: its Python runs, its options are the help page, its links lead somewhere."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import gpt2
+
+ROOT = Path(gpt2.__file__).parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/benchmarks.md", "models/python/README.md"]
+
+
+def test_its_python_runs(monkeypatch, capsys):
+    pytest.importorskip("sybil", reason="runs the Python blocks")
+    from sybil import Sybil
+    from sybil.parsers.markdown import PythonCodeBlockParser
+
+    monkeypatch.chdir(ROOT)
+    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(ROOT / "README.md")
+    for block in document.examples():
+        block.evaluate()
+    namespace = document.namespace
+    assert capsys.readouterr().out.strip()
+    assert namespace["logits"].shape == (len(namespace["ids"]), namespace["hparams"]["n_vocab"])
+    assert all(len(text) > 40 for text in namespace["texts"])
+
+
+def test_its_options_are_the_help_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    options = text.split("## Options")[1].split("```")[1]
+    assert options.strip() == inspect.getdoc(gpt2.main)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_are_linked_exist(document):
+    path = ROOT / document
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert missing == []
