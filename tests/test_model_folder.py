@@ -560,3 +560,22 @@ def test_a_readers_own_model_runs_beside_copies_of_utils_and_encoder(copied_alon
     prompt = encoder.encode("Not all heroes wear capes.")
     ids = prompt + gpt2.generate(prompt, mini, MINI["n_head"], 5)
     assert process.stdout == f"{' '.join(map(str, ids))}\n{encoder.decode(ids)!a}\n"
+
+
+def test_the_60_lines_run_beside_copies_of_utils_and_encoder(copied_alone, mini):
+    import gpt2
+    from encoder import get_encoder
+
+    shutil.copy(ROOT / "gpt2_pico.py", copied_alone)
+    prompt = "Not all heroes wear capes."
+    arguments = [prompt, "--n_tokens_to_generate=5", "--model_size=mini"]
+    process = subprocess.run(
+        [sys.executable, "-E", "gpt2_pico.py", *arguments],
+        cwd=copied_alone,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    encoder = get_encoder("mini", str(copied_alone / "models"))
+    ids = gpt2.generate(encoder.encode(prompt), mini, MINI["n_head"], 5)
+    assert process.stdout == encoder.decode(ids) + "\n"
