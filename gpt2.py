@@ -35,7 +35,7 @@ Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weigh
 how the work is spread over the processor's cores (`fast/`). What is used of that last one changes
 speed and nothing else. So while reading, take `product(x, w)` as `x @ w`, and ignore `@by_rows`,
 `@by_columns` and `@by_queries` (each promises that a function treats its rows, columns or queries
-one by one, so that it may be called on a part of them at a time) and `one_blas_thread`.
+one by one, so that it may be called on a part of them at a time) and `blas_threads_for`.
 
 Names are those of OpenAI's checkpoint. Source: Radford et al., "Language Models are Unsupervised
 Multitask Learners", 2019. Every array keeps the dtype of the parameters: constants are plain Python
@@ -46,16 +46,15 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from time import perf_counter
 
 import numpy as np
 
 from command_line import check, run
 from fast.lookup import Guesses
-from fast.product import product
+from fast.product import blas_threads_for, product
 from fast.schedule import by_columns, by_queries, by_rows
-from fast.threads import one_blas_thread, use_threads
+from fast.threads import use_threads
 from utils import load_encoder_hparams_and_params
 
 Array = np.ndarray
@@ -355,9 +354,7 @@ class Window:
         -> the logits after the text, and after each id of the guess: [1 + len(guess), n_vocab]
         """
         ids = [*self.unread(), *guess]
-        # BLAS's own threads are for single positions. After a product they wait for the next one
-        # for some time, and would be in the way of the threads that `fast/` has for longer passes.
-        with one_blas_thread if len(ids) > 1 else nullcontext():
+        with blas_threads_for(len(ids)):
             return gpt2(
                 np.array([ids]),  # [n_texts = 1, n_seq]
                 **self.params,

@@ -6,13 +6,15 @@ order of its own, which pays for many rows only. For many rows plain products ar
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from fast.threads import last_cache, share_out
+from fast.threads import last_cache, one_blas_thread, share_out
 
 VERY_FEW_ROWS = 3  # up to so many, one by one, where the matrix stays in a near cache
 FEW_ROWS = 16  # up to so many, cut the matrix into pieces
+SHORT = 64  # up to so many, all is left to BLAS and its own threads; above, see `schedule`
 LARGE_MATRIX = 2**18  # numbers; a smaller one stays in the processor's cache by itself
 # Bytes. A larger last cache is spread over a whole server chip, and is hardly faster than memory.
 LARGEST_NEAR_CACHE = 2**26
@@ -32,6 +34,16 @@ def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
         return x @ w
     rows = x.reshape(-1, x.shape[-1])
     return _best_way(len(rows), w)(rows, w).reshape(*x.shape[:-1], w.shape[1])
+
+
+def blas_threads_for(n_rows: int) -> AbstractContextManager:
+    """A context for products of so many rows, in which BLAS has the threads that suit them.
+
+    Where Python's threads share the work, BLAS's own would be in their way, even between products:
+    they go on waiting for the next one for some time.
+    """
+    is_shared_out = 1 < n_rows <= FEW_ROWS or n_rows > SHORT
+    return one_blas_thread if is_shared_out else nullcontext()
 
 
 def _best_way(n_rows: int, w: np.ndarray) -> Callable:

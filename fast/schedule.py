@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fast.product import FEW_ROWS
+from fast.product import SHORT
 from fast.threads import share_out
 
 PIECE_SIZE = 2**17  # numbers: few enough to stay in cache, enough to be worth a call
@@ -32,7 +32,7 @@ def by_rows(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def in_pieces(x, *args, **kwargs):
-        if x.size <= PIECE_SIZE or type(x) is not np.ndarray:
+        if x.size <= SHORT * x.shape[-1] or type(x) is not np.ndarray:
             return function(x, *args, **kwargs)
         rows = x.reshape(-1, x.shape[-1])
         out = np.empty_like(rows)
@@ -64,7 +64,7 @@ def by_columns(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def in_pieces(x, w, b):
-        if x.size <= FEW_ROWS * x.shape[-1] or type(x) is not np.ndarray:
+        if x.size <= SHORT * x.shape[-1] or type(x) is not np.ndarray:
             return function(x, w, b)
         out = np.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
 
@@ -111,3 +111,4 @@ def by_queries(attention: Callable) -> Callable:
         return out
 
     return in_pieces
+

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 _limit = None  # set by `use_threads`
 
 
@@ -48,11 +50,22 @@ def share_out(work: Callable[[int, int], object], n: int) -> list:
     >>> sum(share_out(lambda start, end: sum(range(start, end)), 10))
     45
     """
+    _keep_freed_memory()
     n_parts = max(1, min(cores(), n))
     ends = [n * i // n_parts for i in range(n_parts + 1)]
     with one_blas_thread:
         others = [_pool().submit(work, *part) for part in pairwise(ends[1:])]
         return [work(0, ends[1]), *(other.result() for other in others)]
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Have the GNU C library keep the memory of large arrays that are freed, for the next ones.
+
+    At first it returns it to the system, and each new array is fetched page by page. It stops doing
+    so once an array as large as this one, the largest that counts, has been freed.
+    """
+    np.empty(2**25 - 2**13, np.uint8)
 
 
 class _OneBlasThread:
