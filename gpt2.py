@@ -1,11 +1,12 @@
 """GPT-2 in plain NumPy: the model, its key/value cache, sampling, generation, the command.
 
-Read it top to bottom: each function uses only those above it. A text goes this way:
+Read it top to bottom: each function uses only those above it. The path of a text:
 
     text -> Encoder.encode -> ids -> gpt2 -> logits -> sample -> id -> Encoder.decode -> text
 
 `ids` are small integers, one for each token (a word or a piece of one) of a vocabulary; `logits`
-say how well each token of the vocabulary would come next. `gpt2` turns the first into the second.
+score each token of the vocabulary as the next one. `gpt2` turns the first into the second: for
+every position of the text it predicts what comes after it. So no position may see a later one.
 
 What it has learned is in `params`: nested dicts whose keys are the arguments of the functions that
 take them, so that `**params` wires the model (w: weights, b: bias, g: gain):
@@ -29,13 +30,14 @@ take them, so that `**params` wires the model (w: weights, b: bias, g: gain):
 n_embd is the width of the model: how many numbers stand for one position of the text. Attention
 runs n_head times side by side; each head has d_head = n_embd / n_head of the numbers. n_ctx, the
 window, is how many positions the model can see. In comments on shapes n_seq is the number of
-positions, and `...` is nothing where there is one text, and n_texts where there are several.
+positions, and `...` stands for any axes before those named: none for one text, n_texts for several,
+and within attention n_head as well.
 
 Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), and
-how the work is spread over the processor's cores (`fast/`). What is used of that last one changes
-speed and nothing else. So while reading, take `product(x, w)` as `x @ w`, and ignore `@by_rows`,
-`@by_columns` and `@by_queries` (each promises that a function treats its rows, columns or queries
-one by one, so that it may be called on a part of them at a time) and `blas_threads_for`.
+how the work is spread over the processor's cores (`fast/`). What comes from there affects speed
+only. So while reading, take `product(x, w)` as `x @ w`, and ignore `@by_rows`, `@by_columns` and
+`@by_queries` (each promises that a function treats its rows, columns or queries one by one, so that
+it may be called on a part of them at a time) and `blas_threads_for`.
 
 Names are those of OpenAI's checkpoint. Source: Radford et al., "Language Models are Unsupervised
 Multitask Learners", 2019. Every array keeps the dtype of the parameters: constants are plain Python
@@ -58,7 +60,6 @@ from fast.threads import use_threads
 from utils import load_encoder_hparams_and_params
 
 Array = np.ndarray
-ALL = slice(None)  # x[ALL] is all of x
 
 # ---------------------------------------------------------------- layers
 
@@ -111,7 +112,9 @@ def ffn(x: Array, c_fc: dict, c_proj: dict) -> Array:
 def attention_weights(q: Array, k: Array, mask: Array | float) -> Array:
     """How much each query attends to each key: rows that sum to 1.
 
-    q [..., n_q, d_head], k [..., n_k, d_head], mask [..., n_q, n_k] -> [..., n_q, n_k]
+    q [..., n_q, d_head], k [..., n_k, d_head] -> [..., n_q, n_k]
+    mask [..., n_q, n_k] is added to the scores: 0 where a query may look, a large negative number
+    where not; 0.0 if every query may look at every key.
     """
     scores = (q / math.sqrt(q.shape[-1])) @ k.swapaxes(-1, -2)  # [..., n_q, n_k]
     scores += mask
@@ -123,9 +126,8 @@ def attention(q: Array, k: Array, v: Array, mask: Array | float) -> Array:
     """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), of one head or many.
 
     Each position asks with a query, is found by its key, and hands over its value. The result for
-    a query is the mean of all values, weighted by how well their keys match it.
-    q [..., n_q, d_head], k and v [..., n_k, d_head] -> [..., n_q, d_head]; mask [..., n_q, n_k] is
-    added to the scores: 0 where a query may look, a large negative number where not.
+    a query is the mean of the values, weighted by how well their keys match it.
+    q [..., n_q, d_head], k and v [..., n_k, d_head] -> [..., n_q, d_head]
     """
     return attention_weights(q, k, mask) @ v
 
@@ -136,7 +138,7 @@ class KVCache:
     They never change, since no position looks at a later one. So when a text grows by a token, only
     the new position has to go through the model, and attends to what is kept here.
 
-    k, v: [n_texts, n_head, n_positions, d_head], of which the first n_seq [n_texts] are filled.
+    k, v: [n_texts, n_head, n_positions, d_head]; n_seq [n_texts]: how many positions are filled.
     """
 
     def __init__(self, k: Array, v: Array, n_seq: Array):
@@ -163,7 +165,7 @@ class KVCache:
 def empty_caches(
     params: dict, n_head: int, n_texts: int = 1, n_positions: int | None = None
 ) -> list[KVCache]:
-    """An empty `KVCache` for each block, with room for `n_positions` (the whole window)."""
+    """An empty `KVCache` for each block, with room for `n_positions` (default: the window)."""
     n_ctx, n_embd = params["wpe"].shape
     shape = n_texts, n_head, n_positions or n_ctx, n_embd // n_head
 
@@ -176,11 +178,11 @@ def empty_caches(
 def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Array | float:
     """The mask for attention that keeps every position from looking at a later one.
 
-    The text has n_seq positions, and the queries are those of the last n_q of them: all without a
-    cache, the new ones with it. Keys are there for positions 0 to n_k - 1, which is all of them. Of
-    several texts in one cache n_seq is an array, [n_texts], and shorter ones have n_k > n_seq.
+    The text has n_seq positions so far, and the queries are those of its last n_q. The keys are
+    those of positions 0 to n_k - 1. For several texts in one cache n_seq is an array, [n_texts],
+    and n_k is that of the longest.
     -> [n_q, n_k], or [n_texts, 1, n_q, n_k], where the 1 stands for all heads alike. A single query
-    may look at every key, so its mask is 0.
+    may look at every key: 0.0.
 
     >>> causal_mask(n_q=2, n_k=3, n_seq=3, dtype=np.dtype(np.float32)) < 0
     array([[False, False,  True],
@@ -188,6 +190,7 @@ def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Arra
     """
     if n_q == 1 and np.size(n_seq) == 1:
         return 0.0
+    # [n_q, 1] or [n_texts, n_q, 1]
     query_positions = np.asarray(n_seq)[..., None, None] + np.arange(-n_q, 0)[:, None]
     is_later = np.arange(n_k) > query_positions  # [n_q, n_k] or [n_texts, n_q, n_k]
     mask = is_later * dtype.type(-1e10)
@@ -200,28 +203,30 @@ def mha(
     c_proj: dict,
     n_head: int,
     cache: KVCache | None = None,
-    asked: slice = ALL,
+    n_last: int | None = None,
 ) -> Array:
-    """Causal multi-head self-attention: [..., n_seq, n_embd] -> [..., n_asked, n_embd]
+    """Causal multi-head self-attention: [..., n_seq, n_embd] -> [..., n_last, n_embd]
 
+    The result is that of the last `n_last` rows of x (default: all). Their queries suffice for it,
+    but keys and values are needed for every row.
     With a cache, the rows of x are the positions after those in it, and attend to those too.
-    `asked` are the rows of x whose result is wanted. In the last block these are the last few; keys
-    and values are needed of all rows even then.
     """
+    n_seq = x.shape[-2]
+    n_last = n_last or n_seq
     x = linear(x, **c_attn)  # [..., n_seq, n_embd] -> [..., n_seq, 3 * n_embd]: q, k, v
     # -> [..., 3 * n_head, n_seq, d_head]: the heads of q, then those of k, then those of v
     heads = x.reshape(*x.shape[:-1], 3 * n_head, -1).swapaxes(-2, -3)
-    q = heads[..., :n_head, asked, :]  # [..., n_head, n_asked, d_head]
+    q = heads[..., :n_head, -n_last:, :]  # [..., n_head, n_last, d_head]
     k = heads[..., n_head : 2 * n_head, :, :]  # [..., n_head, n_seq, d_head]
     v = heads[..., 2 * n_head :, :, :]
-    n_seq = k.shape[-2]
+    n_so_far = n_seq
     if cache is not None:
         k, v = cache.extend(k, v)  # -> [..., n_head, n_k, d_head]
-        n_seq = cache.n_seq
-    mask = causal_mask(q.shape[-2], k.shape[-2], n_seq, x.dtype)
-    out = attention(q, k, v, mask)  # [..., n_head, n_asked, d_head]
-    out = out.swapaxes(-2, -3)  # [..., n_asked, n_head, d_head]
-    out = out.reshape(*out.shape[:-2], -1)  # the heads side by side: [..., n_asked, n_embd]
+        n_so_far = cache.n_seq  # [n_texts], with the new ones
+    mask = causal_mask(n_last, k.shape[-2], n_so_far, x.dtype)
+    out = attention(q, k, v, mask)  # [..., n_head, n_last, d_head]
+    out = out.swapaxes(-2, -3)  # [..., n_last, n_head, d_head]
+    out = out.reshape(*out.shape[:-2], -1)  # the heads side by side: [..., n_last, n_embd]
     return linear(out, **c_proj)  # mixes what the heads have found
 
 
@@ -233,14 +238,15 @@ def transformer_block(
     ln_2: dict,
     n_head: int,
     cache: KVCache | None = None,
-    asked: slice = ALL,
+    n_last: int | None = None,
 ) -> Array:
     """Attention, then the feed-forward layer, each on normalised input and added to the stream x.
 
-    [..., n_seq, n_embd] -> [..., n_asked, n_embd]; `cache` and `asked` are those of `mha`.
+    [..., n_seq, n_embd] -> [..., n_last, n_embd]; `cache` and `n_last` are those of `mha`.
     """
-    found = mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, asked=asked)
-    x = x[..., asked, :] + found
+    n_last = n_last or x.shape[-2]
+    found = mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache, n_last=n_last)
+    x = x[..., -n_last:, :] + found
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
@@ -256,9 +262,9 @@ def gpt2(
 ) -> Array:
     """Logits of the token after each input: ids [..., n_seq] -> [..., n_seq, n_vocab]
 
-    With `caches` (`empty_caches` makes them) the inputs are [n_texts, n_seq], and take the
-    positions after those cached. With `n_last`, only the logits after the last few inputs are
-    computed: -> [..., n_last, n_vocab].
+    With `caches` (`empty_caches` makes them) the inputs are [n_texts, n_seq], and are placed after
+    the cached positions. With `n_last`, only the logits after the last few inputs are computed:
+    -> [..., n_last, n_vocab].
     Raises ValueError for no inputs, and for more positions than the window has.
     """
     inputs = np.asarray(inputs)
@@ -276,10 +282,10 @@ def gpt2(
         cache = caches[i] if caches else None
         # The next block attends to all positions. After the last block only n_last matter.
         is_last = i == len(blocks) - 1
-        asked = slice(-n_last, None) if is_last and n_last else ALL
-        x = transformer_block(x, **block, n_head=n_head, cache=cache, asked=asked)
+        n_wanted = n_last if is_last else None
+        x = transformer_block(x, **block, n_head=n_head, cache=cache, n_last=n_wanted)
     # GPT-2 has one table for both ends: the logit of a token is how well the result, a row of x,
-    # matches the token's own embedding. [..., n_seq, n_embd] -> [..., n_seq, n_vocab]
+    # matches the token's own embedding. [..., n_last, n_embd] -> [..., n_last, n_vocab]
     return product(layer_norm(x, **ln_f), wte.T)
 
 
@@ -295,9 +301,9 @@ def sample(
 ) -> int:
     """Choose one token id from logits [n_vocab].
 
-    Temperature 0 takes the best. Otherwise `rng` draws from the softmax of logits / temperature,
-    cut to the `top_k` best (0: all) and then to the fewest best whose probabilities reach `top_p`
-    (nucleus sampling, Holtzman et al., 2020).
+    Temperature 0 takes the best. Otherwise `rng` (default: a new one) draws from the softmax of
+    logits / temperature, cut to the `top_k` best (0: all) and then to the smallest set of the best
+    whose probabilities sum to `top_p` or more (nucleus sampling, Holtzman et al., 2020).
 
     >>> logits = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
     >>> sample(logits)
@@ -315,7 +321,7 @@ def sample(
     before = np.cumsum(p) - p  # for each token, the sum over all better ones
     n_kept = max(1, np.count_nonzero(before < top_p))  # the fewest whose sum reaches top_p
     cumulative = np.cumsum(p[:n_kept])
-    draw = rng.random() * cumulative[-1]
+    draw = (rng or np.random.default_rng()).random() * cumulative[-1]
     return int(ids[np.searchsorted(cumulative, draw)])  # the first whose sum reaches the draw
 
 
@@ -323,10 +329,10 @@ def sample(
 
 
 class Window:
-    """A text as the model sees it: its last n_ctx ids, and caches of those it has read.
+    """A text as the model sees it: its last n_ctx ids at most, and caches of those it has read.
 
-    To go on with a text is to call `logits`, which reads all ids that are unread, to choose the
-    next id by them, and to `append` it: it is the one that is unread then.
+    To continue a text, call `logits`, which reads all unread ids, choose the next id from the
+    result, and `append` it: it is the only unread one then.
     """
 
     def __init__(
@@ -342,14 +348,11 @@ class Window:
         self.caches = caches or empty_caches(params, n_head)
 
     def unread(self) -> list[int]:
-        """The ids that are not in the caches. A full window drops its oldest half first."""
-        if len(self.ids) > self.n_ctx:
-            self.ids = self.ids[(self.n_ctx + 1) // 2 :]
-            self.cut_caches(0)  # positions are absolute: what is left needs new keys and values
+        """The ids that are not in the caches."""
         return self.ids[self.caches[0].n_seq[0] :]
 
     def logits(self, guess: Sequence[int] = ()) -> Array:
-        """Read what is unread, and after it a guess at the next ids, which may be none.
+        """Read what is unread, and then `guess`, which may be what comes next.
 
         -> the logits after the text, and after each id of the guess: [1 + len(guess), n_vocab]
         """
@@ -364,18 +367,21 @@ class Window:
             )[0]
 
     def append(self, new_ids: Sequence[int]) -> None:
-        """Add ids that were chosen. The last id of the text is unread then, and no other."""
-        self.ids += new_ids
-        self.cut_caches(len(self.ids) - 1)  # drops a guess as far as it was not chosen
+        """Add ids that were chosen. Afterwards only the last id of the text is unread.
 
-    def cut_caches(self, n_seq: int) -> None:
-        """Leave only the first `n_seq` positions in the caches, of those they have."""
+        A window that has become too long drops its oldest half, and has to read the rest again.
+        """
+        self.ids += new_ids
+        n_read = len(self.ids) - 1  # not the rest of a guess, of which only a part was chosen
+        if len(self.ids) > self.n_ctx:
+            self.ids = self.ids[(self.n_ctx + 1) // 2 :]
+            n_read = 0  # positions are absolute: what is left needs new keys and values
         for cache in self.caches:
-            cache.n_seq[:] = n_seq
+            cache.n_seq[:] = n_read
 
 
 def sampled_ids(window: Window, n_tokens: int, **sampling) -> Iterator[int]:
-    """Yield `n_tokens` ids that go on with `window`, one a pass; `sampling` goes to `sample`."""
+    """Yield `n_tokens` ids that continue `window`, one per pass; `sampling` goes to `sample`."""
     for _ in range(n_tokens):
         new_id = sample(window.logits()[-1], **sampling)
         window.append([new_id])
@@ -386,29 +392,29 @@ def sampled_ids(window: Window, n_tokens: int, **sampling) -> Iterator[int]:
 #
 # A pass over one position takes as long as reading all weights from memory does. A pass over ten
 # reads them once as well, and takes little longer. So where the last few ids of a text have
-# occurred in it before, what followed them then is taken for a guess at what follows now. One pass
-# over the whole guess shows what the model would choose after each of its ids; it is kept as far as
-# it is right (prompt lookup decoding, Saxena, 2023). The ids are those of `sampled_ids` at
+# occurred in it before, what followed them then is taken as a guess at what follows now. One pass
+# over the whole guess shows what the model would choose after each of its ids, and its correct
+# beginning is kept (prompt lookup decoding, Saxena, 2023). The ids are those of `sampled_ids` at
 # temperature 0.
 
-TOO_CLOSE = 1e-4  # of the best logit's size; rounding changes it by some 1e-6
+TOO_CLOSE = 1e-4  # relative to the best logit; rounding errors are about 1e-6
 
 
 def too_close(logits: Array) -> bool:
     """Whether the best of logits [n_vocab] is so little above the second that rounding may decide.
 
-    A pass over several positions adds up in another order than a pass over one, and so rounds
-    differently. A choice that is too close is therefore left to a pass over one position.
+    A pass over several positions or texts adds up in another order than a pass over one position,
+    and so rounds differently. A choice that is too close is left to a pass over one position.
     """
     best = logits.max()
     return np.count_nonzero(logits >= best - TOO_CLOSE * max(1.0, abs(float(best)))) > 1
 
 
 def confirmed(guess: Sequence[int], logits: Array) -> tuple[list[int], bool]:
-    """The ids that the model itself chooses: as much of `guess` as is right, and one id more.
+    """The ids that the model itself chooses: the correct beginning of `guess`, and one id more.
 
     logits [1 + len(guess), n_vocab] follow the text, and each id of the guess.
-    The ids end before a choice that is too close, and the second value is False then.
+    If a choice is too close, the ids end before it and the second value is False.
     """
     new_ids = []
     for row, guessed_id in zip(logits, [*guess, None], strict=True):
@@ -421,17 +427,17 @@ def confirmed(guess: Sequence[int], logits: Array) -> tuple[list[int], bool]:
 
 
 def greedy_ids(window: Window, n_tokens: int) -> Iterator[int]:
-    """Yield the `n_tokens` most likely ids that go on with `window`, often several a pass.
+    """Yield the `n_tokens` most likely ids that continue `window`, often several per pass.
 
-    `Guesses` makes the guesses. It is told how long passes take, since that decides how long a
-    guess may be, and whether it is worth making.
+    `guesses` is told how long passes take, since that decides how long a guess may be and whether
+    it pays. Until it knows the time of a pass over one position, its guesses are empty.
     """
     guesses = Guesses(window.ids)  # it keeps a copy
     is_sure = True
     while n_tokens > 0:
-        reads_prompt = len(window.unread()) > 1
+        is_one_position = len(window.unread()) == 1  # several: a prompt, or half a window again
         room = min(window.n_ctx - len(window.ids), n_tokens - 1)
-        guess = guesses.next(room) if is_sure else []  # none before a single position was timed
+        guess = guesses.guess(room) if is_one_position and is_sure else []
         start = perf_counter()
         logits = window.logits(guess)
         seconds = perf_counter() - start
@@ -439,8 +445,8 @@ def greedy_ids(window: Window, n_tokens: int) -> Iterator[int]:
         window.append(new_ids)
         for new_id in new_ids:
             guesses.append(new_id)
-        if not reads_prompt:
-            guesses.took(seconds, len(guess), len(new_ids))
+        if is_one_position:
+            guesses.record_pass(seconds, len(guess), len(new_ids))
         n_tokens -= len(new_ids)
         yield from new_ids
 
@@ -476,19 +482,19 @@ def generate(
 ) -> list[int]:
     """The ids that the model writes after `inputs` (ids): only the new ones.
 
-    Inputs longer than the window are cut to their end; when the window is full its oldest half is
-    dropped. The options are those of `generate_stream`: `stop_id` ends the text when it is chosen,
-    and is left out; `lookup=False` does without guesses; `temperature`, `top_k`, `top_p` and `rng`
-    are those of `sample`. Raises ValueError for empty inputs.
+    Of inputs longer than the window only the end is used; when the window is full, its oldest half
+    is dropped. The options are those of `generate_stream`: `stop_id` ends the text when it is
+    chosen, and is left out; `lookup=False` turns guessing off; `temperature`, `top_k`, `top_p` and
+    `rng` are those of `sample`. Raises ValueError for empty inputs.
     """
     return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, **options))
 
 
 # ---------------------------------------------------------------- several texts side by side
 #
-# One pass takes all of them a position further, and reads the weights once. Their windows share one
-# cache for each block: the cache of window i is a view of place i, so that what either of them
-# reads, both have read.
+# One pass advances all of them by a position, and reads the weights once. Their windows share one
+# cache for each block: the cache of a window is a view of its place in it, so a position that is
+# read through the one is in the other as well. Running texts fill the first places.
 
 
 def copy_caches(source: list[KVCache], target: list[KVCache]) -> None:
@@ -514,31 +520,37 @@ def first_logits(windows: list[Window]) -> list[Array]:
 
 
 def next_logits(windows: list[Window], caches: list[KVCache], is_greedy: bool) -> list[Array]:
-    """Logits [n_vocab] after each text, in one pass; `caches` are those of all windows."""
-    for window in windows:
-        if len(window.unread()) > 1:  # it was full, and has to read the rest again
-            window.logits()
-            window.append([])  # the newest id is unread again, as in all others
+    """Logits [n_vocab] after each running text, in one pass.
+
+    `caches` are those of all windows, in their order.
+    """
     if len(windows) == 1:
         return [windows[0].logits()[-1]]
+    rows_alone = {}
+    for i, window in enumerate(windows):
+        if len(window.unread()) > 1:  # half a window has to be read again
+            rows_alone[i] = window.logits()[-1]
+            window.append([])  # makes its newest id unread again, as those of the others are
     newest = np.array([window.ids[-1:] for window in windows])  # [n_texts, n_seq = 1]
     params, n_head = windows[0].params, windows[0].n_head
     rows = list(gpt2(newest, **params, n_head=n_head, caches=caches)[:, 0])
     for i, window in enumerate(windows):
-        if is_greedy and too_close(rows[i]):
+        if i in rows_alone:
+            rows[i] = rows_alone[i]
+        elif is_greedy and too_close(rows[i]):  # a draw hardly ever comes that close to an edge
             window.append([])
             rows[i] = window.logits()[-1]
     return rows
 
 
-def give_place(place: int, running: list[int], windows: list[Window]) -> None:
-    """The text at `place` of the caches has ended: the last of the running ones takes the place."""
-    moving = windows[running.pop()]
+def remove(place: int, running: list[tuple[int, Window]]) -> None:
+    """The text at `place` has ended. The last one moves there, if it is another one."""
+    i, window = running.pop()
     if place < len(running):
-        ended = windows[running[place]]
-        copy_caches(moving.caches, ended.caches)
-        moving.caches = ended.caches
-        running[place] = windows.index(moving)
+        _, ended = running[place]
+        copy_caches(window.caches, ended.caches)
+        window.caches = ended.caches
+        running[place] = i, window
 
 
 def generate_side_by_side(
@@ -553,7 +565,8 @@ def generate_side_by_side(
     top_p: float = 1.0,
     rngs: list[np.random.Generator] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Continue several texts (ids) at once: yield (i, new id) for each of `texts` in turn.
+    """Continue several texts (ids) at once: yield (i, new id) for one text after the other, again
+    and again.
 
     The new ids of each are those that `generate` gives for it alone, with rngs[i] as its rng.
     Raises ValueError for a text without ids.
@@ -569,30 +582,30 @@ def generate_side_by_side(
         Window(ids, params, n_head, [cache[i : i + 1] for cache in caches])
         for i, ids in enumerate(texts)
     ]
-    running = list(range(len(texts)))  # the texts that have not ended, by their place in the caches
+    running = list(enumerate(windows))  # in the order of their places in the caches
     rows = first_logits(windows)
     for n_made in range(1, n_tokens_to_generate + 1):
         ended_places = []
-        for place, i in enumerate(running):
-            new_id = sample(rows[place], temperature, top_k, top_p, rngs[i])
+        for place, (i, window) in enumerate(running):
+            new_id = sample(rows[place], temperature, top_k, top_p, rng=rngs[i])
             if new_id == stop_id:
                 ended_places.append(place)
             else:
-                windows[i].append([new_id])
+                window.append([new_id])
                 yield i, new_id
         for place in reversed(ended_places):  # so that the one that moves has not ended itself
-            give_place(place, running, windows)
+            remove(place, running)
         if not running or n_made == n_tokens_to_generate:
             return
         shared = [cache[: len(running)] for cache in caches]
-        rows = next_logits([windows[i] for i in running], shared, is_greedy=temperature == 0)
+        rows = next_logits([window for _, window in running], shared, temperature == 0)
 
 
 # ---------------------------------------------------------------- the command
 
 
 def load_model(model_size: str | None, models_dir: str):
-    """(encoder, hparams, params) of that name, by default 124M, or offline the bundled one."""
+    """(encoder, hparams, params) of the named model; default 124M, or offline the bundled one."""
     if model_size is not None:
         return load_encoder_hparams_and_params(model_size, models_dir)
     try:
@@ -619,7 +632,7 @@ def read_prompts(prompt: str | None, interactive: bool) -> Iterator[str]:
 
 
 def encode_prompt(prompt: str, encoder, n_ctx: int) -> list[int]:
-    """The ids of a prompt; an empty one starts from `<|endoftext|>`, as every text in training."""
+    """The ids of a prompt; an empty one starts from `<|endoftext|>`, as every training text did."""
     ids = encoder.encode(prompt) or [encoder.eot]
     if ids == [None]:
         raise ValueError("an empty prompt starts from <|endoftext|>, which this vocabulary lacks")
@@ -629,7 +642,7 @@ def encode_prompt(prompt: str, encoder, n_ctx: int) -> list[int]:
 
 
 def with_bar(new_ids: Iterable, n_tokens: int) -> Iterable:
-    """`new_ids` with a progress bar, unless the terminal shows the text, which it would disrupt."""
+    """`new_ids` with a progress bar, unless the terminal shows the text: a bar would garble it."""
     if not sys.stderr.isatty() or sys.stdout.isatty():
         return new_ids
     from tqdm import tqdm
@@ -671,7 +684,7 @@ def main(
     The text that the model adds goes to standard output, all else to standard error. The first
     run with a model downloads it.
 
-    PROMPT                    in quotes; "" lets the model begin by itself, - reads standard
+    PROMPT                    in quotes; "" lets the model start from nothing, - reads standard
                               input; put it after -- if it begins with a dash
     --n_tokens_to_generate N  how much to write; a word is one token or two (40)
     --model_size NAME         124M, 355M, 774M, 1558M, a model folder in models_dir, or OWNER/NAME
@@ -681,13 +694,13 @@ def main(
     --temperature X           0 takes the most likely token, 1 samples as trained, in between
                               is more careful, above is wilder (0)
     --top_k K                 sample among the K most likely tokens; 0: among all (0)
-    --top_p P                 sample among the fewest that have probability P together (1)
+    --top_p P                 sample among the smallest set of probability P or more (1)
     --seed N                  the same seed gives the same text; sample i has seed N + i
     --n_samples N             how many continuations to write (1)
     --stop_at_eot BOOL        end where the model ends its text (True)
     --interactive             ask for prompts, one a line, until the input ends
-    --lookup BOOL             at temperature 0: guess from what the text repeats; the same text,
-                              sooner (True)
+    --lookup BOOL             at temperature 0: guess ahead where the text repeats itself; the
+                              same text, sooner (True)
     --threads N               processor cores to use, at most (all that the process may use)
     """
     check("n_tokens_to_generate", n_tokens_to_generate, int, 0)

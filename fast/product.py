@@ -1,8 +1,8 @@
-"""Matrix products that read each weight from memory once.
+"""Matrix products for few rows, with as little reading from memory as possible.
 
 A product of one row takes as long as reading the matrix from memory does, and plain `@` does that
-at nearly full speed. For two to sixteen rows `@` is slow: BLAS first copies the matrix into an
-order of its own, which pays for many rows only. For many rows plain products are best again.
+at nearly full speed. For two to sixteen rows `@` is slow: BLAS first copies the matrix into its own
+layout, which pays off only with many rows. With many rows plain `@` is the best choice again.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,16 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from fast.threads import last_cache, one_blas_thread, share_out
+from fast.threads import last_cache_bytes, one_blas_thread, share_out
 
-VERY_FEW_ROWS = 3  # up to so many, one by one, where the matrix stays in a near cache
-FEW_ROWS = 16  # up to so many, cut the matrix into pieces
-SHORT = 64  # up to so many, all is left to BLAS and its own threads; above, see `schedule`
-LARGE_MATRIX = 2**18  # numbers; a smaller one stays in the processor's cache by itself
-# Bytes. A larger last cache is spread over a whole server chip, and is hardly faster than memory.
-LARGEST_NEAR_CACHE = 2**26
-# OpenBLAS takes a product as it lies, without a copy, up to some 920,000 multiplications.
+VERY_FEW_ROWS = 3  # up to so many: one at a time, if the matrix stays in cache for all of them
+FEW_ROWS = 16  # up to so many: the matrix is cut into pieces
+SHORT = 64  # up to so many: all is left to BLAS and its own threads; above, see `schedule`
+
+LARGE_MATRIX = 2**18  # numbers; a smaller one stays in the processor's cache anyway
+# A larger last cache is spread over a whole server chip, and is hardly faster than memory.
+LARGEST_NEAR_CACHE = 2**26  # bytes
+# OpenBLAS multiplies without copying the matrix first up to about 920,000 multiplications.
 SMALL_PRODUCT = 900_000
 
 
@@ -30,7 +31,8 @@ def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     >>> product(np.ones((2, 3)), np.ones((3, 4))).shape
     (2, 4)
     """
-    if x.size == x.shape[-1] or type(x) is not np.ndarray or type(w) is not np.ndarray:
+    is_one_row = x.size == x.shape[-1]
+    if is_one_row or type(x) is not np.ndarray or type(w) is not np.ndarray:
         return x @ w
     rows = x.reshape(-1, x.shape[-1])
     return _best_way(len(rows), w)(rows, w).reshape(*x.shape[:-1], w.shape[1])
@@ -47,11 +49,11 @@ def blas_threads_for(n_rows: int) -> AbstractContextManager:
 
 
 def _best_way(n_rows: int, w: np.ndarray) -> Callable:
-    """The one of the functions below that is fastest. The machine decides, not a measurement:
-    the same machine always gives the same bits."""
+    """The one of the functions below that is fastest. What the machine is decides, and not a
+    measurement: the same machine and number of threads always give the same bits."""
     if w.size < LARGE_MATRIX:
         return np.matmul
-    if n_rows <= VERY_FEW_ROWS and 2 * w.nbytes <= last_cache() <= LARGEST_NEAR_CACHE:
+    if n_rows <= VERY_FEW_ROWS and 2 * w.nbytes <= last_cache_bytes() <= LARGEST_NEAR_CACHE:
         return row_by_row
     if n_rows <= FEW_ROWS:
         return pieces_of_rows if w.flags.c_contiguous else pieces_of_columns
@@ -64,7 +66,7 @@ def row_by_row(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def pieces_of_columns(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """For a matrix that lies column by column, as a transposed one does."""
+    """For a matrix that is stored column by column, as a transposed one is."""
     out = np.empty((len(x), w.shape[1]), x.dtype)
     step = _piece(len(x) * len(w))
 
@@ -78,15 +80,15 @@ def pieces_of_columns(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def pieces_of_rows(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """For a matrix that lies row by row: each piece of its rows adds to the whole result."""
+    """For a matrix that is stored row by row: each piece of its rows adds to the whole result."""
     step = _piece(len(x) * w.shape[1])
 
     def work(start, end):
         pieces = [slice(i, min(i + step, end)) for i in range(start, end, step)]
         total = x[:, pieces[0]] @ w[pieces[0]]
         added = np.empty_like(total)
-        for rows in pieces[1:]:
-            total += np.matmul(x[:, rows], w[rows], out=added)
+        for piece in pieces[1:]:
+            total += np.matmul(x[:, piece], w[piece], out=added)
         return total
 
     return sum(share_out(work, len(w)))

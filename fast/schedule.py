@@ -1,9 +1,11 @@
 """Functions that work on large arrays piece by piece, on all cores.
 
-Each decorator here is a promise about the function below it: that it treats the rows (or heads, or
-queries) of its input one by one, so that it may be given any part of them at a time. The result is
-the same. Two things are gained: all cores work, where NumPy alone uses one; and a piece stays in
-the processor's cache from one operation to the next, where the whole would go to memory and back.
+Each decorator here is a promise about the function below it: that it treats the rows (or columns,
+or queries) of its input one by one, so that it may be given any part of them at a time. Results are
+the same up to rounding. Two things are gained: all cores work, where NumPy alone uses one; and a
+piece stays in the processor's cache from one operation to the next.
+
+Small inputs, and what is not a plain NumPy array (JAX's, say), go to the function as they are.
 """
 
 import functools
@@ -15,18 +17,18 @@ from fast.product import SHORT
 from fast.threads import share_out
 
 PIECE_SIZE = 2**17  # numbers: few enough to stay in cache, enough to be worth a call
-QUERIES = 64  # in a piece of attention
-SMALL_ATTENTION = 2**21  # multiplications; waking a thread costs more than it saves below
-HIDDEN = -1e9  # a mask hides a key by a number below this one
+QUERIES_PER_PIECE = 64
+SMALL_ATTENTION = 2**21  # multiplications; below, waking a thread costs more than it saves
+VISIBLE_ABOVE = -1e9  # what a mask adds to the score of a key that is hidden lies below
 
 
 def by_rows(function: Callable) -> Callable:
-    """Promises that `function(x, ...)` -> an array of x's shape treats each row of x by itself.
+    """Promises that `function(x, ...)` treats each row of x by itself, and keeps shape and dtype.
 
     >>> @by_rows
     ... def double(x):
     ...     return 2 * x
-    >>> double(np.ones((1000, 3)))[-1]
+    >>> double(np.ones((100_000, 3)))[-1]
     array([2., 2., 2.])
     """
 
@@ -52,8 +54,8 @@ def by_rows(function: Callable) -> Callable:
 def by_columns(function: Callable) -> Callable:
     """Promises that each column of `function(x, w, b)` needs only the same column of w and of b.
 
-    x [..., n_in], w [n_in, n_out], b [n_out] -> [..., n_out]. Each core has a part of the columns.
-    With few rows the function is left to itself.
+    x [..., n_in], w [n_in, n_out], b [n_out] -> [..., n_out], all of one dtype. Each core has a
+    part of the columns.
 
     >>> @by_columns
     ... def linear(x, w, b):
@@ -63,7 +65,7 @@ def by_columns(function: Callable) -> Callable:
     """
 
     @functools.wraps(function)
-    def in_pieces(x, w, b):
+    def in_parts(x, w, b):
         if x.size <= SHORT * x.shape[-1] or type(x) is not np.ndarray:
             return function(x, w, b)
         out = np.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
@@ -74,16 +76,16 @@ def by_columns(function: Callable) -> Callable:
         share_out(work, w.shape[-1])
         return out
 
-    return in_pieces
+    return in_parts
 
 
 def by_queries(attention: Callable) -> Callable:
     """Promises that `attention(q, k, v, mask)` treats each head and each query by itself.
 
     q [..., n_head, n_q, d_head], k and v [..., n_head, n_k, d_head] -> [..., n_head, n_q, d_head];
-    mask: added to the scores, [n_q, n_k] with any axes before these, or 0.
-    Each core has a part of the heads (of the texts, if there are several). Keys that come last and
-    that the mask hides from all queries of a piece, as it does later ones, are left out.
+    mask: added to the scores, [n_q, n_k] with any axes before these, or 0. Every query sees a key.
+    Each core has a part of the heads (of the texts, if there are several). Trailing keys that the
+    mask hides from every query of a piece, as a causal mask does, are skipped.
     """
 
     @functools.wraps(attention)
@@ -91,24 +93,33 @@ def by_queries(attention: Callable) -> Callable:
         n_q, n_k = q.shape[-2], k.shape[-2]
         if q.size * n_k < SMALL_ATTENTION or type(q) is not np.ndarray or q.ndim < 3:
             return attention(q, k, v, mask)
-        # [n_q, n_k]: whether the query may see the key, in any text and head
-        seen = np.broadcast_to(mask > HIDDEN, (*np.shape(mask)[:-2], n_q, n_k))
-        seen = seen.any(axis=tuple(range(seen.ndim - 2)))
-        mask = np.broadcast_to(mask, (*q.shape[:-1], n_k))
-        axis = 0 if len(q) > 1 else q.ndim - 3
+        n_seen = _keys_seen(mask, n_q, n_k)
+        whole_mask = np.broadcast_to(mask, (*q.shape[:-1], n_k))
         # Laid out so that heads can be put side by side again without a copy.
         out = np.empty((*q.shape[:-3], n_q, q.shape[-3], v.shape[-1]), q.dtype).swapaxes(-3, -2)
+        split_axis = 0 if len(q) > 1 else q.ndim - 3  # texts, or heads
 
         def work(start, end):
-            part = (*axis * [slice(None)], slice(start, end))
-            for i in range(0, n_q, QUERIES):
-                queries = (*part, ..., slice(i, i + QUERIES), slice(None))
-                n_seen = 1 + np.flatnonzero(seen[i : i + QUERIES].any(axis=0))[-1]
-                keys = (*part, ..., slice(n_seen), slice(None))
-                out[queries] = attention(q[queries], k[keys], v[keys], mask[queries][..., :n_seen])
+            part = (slice(None),) * split_axis + (slice(start, end),)
+            part_q, part_k, part_v, part_out = q[part], k[part], v[part], out[part]
+            for i in range(0, n_q, QUERIES_PER_PIECE):
+                piece = slice(i, i + QUERIES_PER_PIECE)
+                keys = slice(max(n_seen[piece]))
+                part_out[..., piece, :] = attention(
+                    part_q[..., piece, :],
+                    part_k[..., keys, :],
+                    part_v[..., keys, :],
+                    whole_mask[part][..., piece, keys],
+                )
 
-        share_out(work, q.shape[axis])
+        share_out(work, q.shape[split_axis])
         return out
 
     return in_pieces
 
+
+def _keys_seen(mask: np.ndarray | float, n_q: int, n_k: int) -> list[int]:
+    """For each query, how many keys there are up to the last one that it may see in any text."""
+    is_seen = np.broadcast_to(mask > VISIBLE_ABOVE, (*np.shape(mask)[:-2], n_q, n_k))
+    is_seen = is_seen.any(axis=tuple(range(is_seen.ndim - 2)))  # [n_q, n_k]
+    return (n_k - is_seen[:, ::-1].argmax(axis=1)).tolist()

@@ -19,13 +19,14 @@ _limit = None  # set by `use_threads`
 
 def cores() -> int:
     """How many threads to use: one for each core that this process may use, or fewer if limited."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    knows_its_own = hasattr(os, "sched_getaffinity")
+    n = len(os.sched_getaffinity(0)) if knows_its_own else (os.cpu_count() or 1)
     return n if _limit is None else min(n, _limit)
 
 
 @functools.cache
-def last_cache() -> int:
-    """Bytes of the processor's last cache, 0 if the system does not tell (only Linux does)."""
+def last_cache_bytes() -> int:
+    """The size of the processor's last cache; 0 if the system does not say (only Linux does)."""
     sizes = {"K": 2**10, "M": 2**20}
     try:
         folders = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")
@@ -39,13 +40,14 @@ def use_threads(n: int) -> None:
     """Use at most `n` threads from now on, here and in BLAS."""
     global _limit
     _limit = n
-    _set_blas_threads(cores())
+    one_blas_thread.lift_to(cores())
 
 
 def share_out(work: Callable[[int, int], object], n: int) -> list:
-    """[work(start, end), ...]: the range from 0 to `n` cut into equal parts, one for each core.
+    """Call work(start, end) on nearly equal parts of range(n), one for each core, at the same time.
 
-    BLAS keeps to one thread meanwhile. The calling thread does the first part itself.
+    -> the results in order. BLAS keeps to one thread meanwhile. The calling thread does the first
+    part itself. `work` may not call `share_out`.
 
     >>> sum(share_out(lambda start, end: sum(range(start, end)), 10))
     45
@@ -54,8 +56,13 @@ def share_out(work: Callable[[int, int], object], n: int) -> list:
     n_parts = max(1, min(cores(), n))
     ends = [n * i // n_parts for i in range(n_parts + 1)]
     with one_blas_thread:
-        others = [_pool().submit(work, *part) for part in pairwise(ends[1:])]
-        return [work(0, ends[1]), *(other.result() for other in others)]
+        others = [_pool(n_parts).submit(work, *part) for part in pairwise(ends[1:])]
+        try:
+            first = work(0, ends[1])
+        finally:
+            for other in others:
+                other.exception()  # waits: until then all parts may write, and BLAS is theirs
+        return [first, *(other.result() for other in others)]
 
 
 @functools.cache
@@ -75,35 +82,44 @@ class _OneBlasThread:
     def __init__(self):
         self._lock = threading.Lock()
         self._n_inside = 0
-        self._n_before = 1
+        self._before = []  # how many threads each BLAS library had
 
     def __enter__(self):
         with self._lock:
             if self._n_inside == 0:
-                self._n_before = max((blas.num_threads for blas in _blas_libraries()), default=1)
-                _set_blas_threads(1)
+                self._before = [blas.num_threads for blas in _blas_libraries()]
+                _set_blas_threads([1] * len(self._before))
             self._n_inside += 1
 
     def __exit__(self, *exception):
         with self._lock:
-            self._n_inside -= 1
+            self._n_inside = max(0, self._n_inside - 1)  # 0 already: a child forked while inside
             if self._n_inside == 0:
-                _set_blas_threads(self._n_before)
+                _set_blas_threads(self._before)
+
+    def lift_to(self, n: int) -> None:
+        """Let BLAS have `n` threads: now, or if somebody is inside, when the last one leaves."""
+        with self._lock:
+            self._before = [n] * len(_blas_libraries())
+            if self._n_inside == 0:
+                _set_blas_threads(self._before)
 
     def after_fork(self):
-        """Nobody is inside in a forked child: its parent's threads stayed behind."""
+        """The parent's threads stayed behind: nobody is inside in a forked child."""
         if self._n_inside:
-            _set_blas_threads(self._n_before)
-        self.__init__()
+            _set_blas_threads(self._before)
+        self._lock = threading.Lock()
+        self._n_inside = 0
 
 
 one_blas_thread = _OneBlasThread()
 
 
-def _set_blas_threads(n: int) -> None:
-    for blas in _blas_libraries():
-        # `set_num_threads` of newer versions ignores all threads but the one that called it first;
-        # here the last to leave is often another one than the first to enter.
+def _set_blas_threads(numbers: list[int]) -> None:
+    """Set how many threads each BLAS library uses."""
+    for blas, n in zip(_blas_libraries(), numbers, strict=True):
+        # `set_num_threads` of threadpoolctl 3.7 and newer only takes effect when it is called from
+        # the thread that called it first; here the last to leave is often another one.
         set_num_threads = getattr(blas, "_real_set_num_threads", blas.set_num_threads)
         set_num_threads(n)
 
@@ -116,10 +132,10 @@ def _blas_libraries() -> list:
 
 
 @functools.cache
-def _pool():
+def _pool(n_threads: int):
     from concurrent.futures import ThreadPoolExecutor
 
-    return ThreadPoolExecutor()
+    return ThreadPoolExecutor(n_threads)
 
 
 if hasattr(os, "register_at_fork"):  # a forked child starts with a pool of its own

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from fast import lookup, product, schedule, threads
 @pytest.mark.parametrize("shape", [(700, 500), (64, 5000), (5000, 64), (3, 4)])
 @pytest.mark.parametrize("cache_size", [0, 2**25])
 def test_products_equal_plain_ones(n_rows, shape, cache_size, n_threads, monkeypatch):
-    monkeypatch.setattr(product, "last_cache", lambda: cache_size)
+    monkeypatch.setattr(product, "last_cache_bytes", lambda: cache_size)
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((n_rows, shape[0])), rng.standard_normal(shape)
     for weights in (w, np.ascontiguousarray(w.T).T):  # as a layer's, and as wte.T lies
@@ -30,7 +31,7 @@ def test_products_keep_leading_axes():
 
 
 def test_row_by_row_gives_the_bits_of_single_rows(monkeypatch):
-    monkeypatch.setattr(product, "last_cache", lambda: 2**25)
+    monkeypatch.setattr(product, "last_cache_bytes", lambda: 2**25)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 768), dtype=np.float32)
     w = rng.standard_normal((768, 2304), dtype=np.float32)
@@ -85,28 +86,28 @@ def guesses_with_costs(ids, costs=None):
     """`Guesses` that have seen passes of so many guessed ids take so long."""
     guesses = lookup.Guesses(ids)
     for n_guessed, seconds in (costs or {0: 1.0, 1: 1.0, 3: 1.0, 7: 1.0}).items():
-        guesses.took(seconds, n_guessed, n_new=1 + n_guessed)
+        guesses.record_pass(seconds, n_guessed, n_new=1 + n_guessed)
     return guesses
 
 
 def test_guesses_are_what_followed_and_go_round():
     guesses = guesses_with_costs([9, 1, 2, 3, 4, 5, 1, 2, 3, 4])
-    assert guesses.next(room=3) == [5, 1, 2]
-    assert guesses.next(room=7) == [5, 1, 2, 3, 4, 5, 1]
-    assert guesses.next(room=0) == guesses.next(room=-1) == []
+    assert guesses.guess(room=3) == [5, 1, 2]
+    assert guesses.guess(room=7) == [5, 1, 2, 3, 4, 5, 1]
+    assert guesses.guess(room=0) == guesses.guess(room=-1) == []
     guesses.append(7)
-    assert guesses.next(room=7) == []
+    assert guesses.guess(room=7) == []
 
 
 def test_there_is_no_guess_before_a_single_pass_was_timed():
-    assert lookup.Guesses([1, 2, 3, 4, 1, 2, 3, 4]).next(room=7) == []
+    assert lookup.Guesses([1, 2, 3, 4, 1, 2, 3, 4]).guess(room=7) == []
 
 
 def test_guesses_are_longer_where_the_text_repeats_itself_more():
     once, often = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8] * 10
     costs = {0: 1.0, 1: 1.2, 3: 1.5, 7: 2.0, 15: 3.0}
-    short = guesses_with_costs(once, costs).next(room=31)
-    assert 0 < len(short) < len(guesses_with_costs(often, costs).next(room=31))
+    short = guesses_with_costs(once, costs).guess(room=31)
+    assert 0 < len(short) < len(guesses_with_costs(often, costs).guess(room=31))
 
 
 def test_a_text_that_never_goes_on_as_before_gets_no_guesses():
@@ -114,12 +115,12 @@ def test_a_text_that_never_goes_on_as_before_gets_no_guesses():
     for i in range(20):
         ids += [1, 2, 3, 4, 100 + i]
     costs = {0: 1.0, 1: 1.2, 3: 1.2, 7: 1.2}
-    assert guesses_with_costs([*ids, 1, 2, 3, 4], costs).next(room=31) == []
+    assert guesses_with_costs([*ids, 1, 2, 3, 4], costs).guess(room=31) == []
 
 
 def test_guesses_that_cost_more_than_they_bring_are_not_made():
     costs = {0: 1.0, 1: 2.0, 3: 4.0, 7: 8.0, 15: 16.0, 31: 32.0}
-    assert guesses_with_costs([1, 2, 3, 4] * 10, costs).next(room=31) == []
+    assert guesses_with_costs([1, 2, 3, 4] * 10, costs).guess(room=31) == []
 
 
 def test_what_fails_is_not_tried_for_long():
@@ -128,9 +129,9 @@ def test_what_fails_is_not_tried_for_long():
     guesses.hit_rate = 0.95
     seconds = 0.0
     for _ in range(200):  # the text repeats itself, yet each guess made is wrong
-        guess = guesses.next(room=31)
+        guess = guesses.guess(room=31)
         took = 1.5 if guess else 1.0
-        guesses.took(took, len(guess), n_new=1)
+        guesses.record_pass(took, len(guess), n_new=1)
         seconds += took
     assert 200 < seconds < 1.05 * 200
 
@@ -179,3 +180,45 @@ def test_a_forked_child_can_share_out_work(monkeypatch):
     child.start()
     child.join(timeout=60)
     assert child.exitcode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_while_inside_keeps_the_limit_in_order():
+    def work():
+        with threads.one_blas_thread:
+            inside = blas_threads()
+        os._exit(0 if inside == {1} and threads.one_blas_thread._n_inside == 0 else 1)
+
+    with threads.one_blas_thread:
+        child = os.fork()
+        if child == 0:
+            threads.one_blas_thread.__exit__()
+            work()
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+
+
+def test_an_error_in_one_part_waits_for_the_others(monkeypatch):
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    others_done = []
+
+    def work(start, end):
+        if start == 0:
+            raise ValueError("the first part")
+        time.sleep(0.2)
+        others_done.append(blas_threads())
+
+    with pytest.raises(ValueError, match="the first part"):
+        threads.share_out(work, 2)
+    assert others_done == [{1}]  # and BLAS was still theirs
+
+
+def test_a_thread_limit_set_while_somebody_is_inside_holds_afterwards(monkeypatch):
+    monkeypatch.setattr(threads, "_limit", None)
+    before = blas_threads()
+    try:
+        with threads.one_blas_thread:
+            threads.use_threads(1)
+        assert blas_threads() == {1} and threads.cores() == 1
+    finally:
+        threads.one_blas_thread.lift_to(max(before))
