@@ -441,21 +441,26 @@ def main(
     """Train a GPT-2 from text and write a model folder that gpt2.py runs.
 
       python train.py --out models/mine --minutes 10
-      python gpt2.py "def " --model_size mine
+      python gpt2.py "def add(a, b):" --model_size mine
 
-    Losses, in nats per token, and a sample of text go to standard error; --out gets the best model
-    so far (by held-out loss), log.csv and, where matplotlib is installed, loss.svg at every
-    evaluation. A run that was stopped at any moment goes on from its last evaluation with the same
-    command and --resume.
+    Each evaluation prints the losses, in nats per token, and a sample of text on standard error.
+    It writes to --out the model if its held-out loss is the lowest so far, log.csv, what --resume
+    needs and, if matplotlib is installed, loss.svg.
+
+    The same command with --resume continues a stopped run from its last evaluation. With --steps,
+    and on the same number of cores, the model is that of a run that was never stopped; with
+    --minutes it is not, since the learning rate follows the clock.
 
     --data WHAT           the functions of the standard library if not given; or a text file, a
-                          folder of *.py (by function) or *.txt (by file), an installed package
+                          folder of *.py (each function is a document) or *.txt (each file is one),
+                          or the name of an installed package
     --out FOLDER          the model folder to write (models/scratch)
     --preset NAME         python: the sizes below; char_gpt: a small tutorial's, 128 wide, 16 heads,
                           12 layers, 64 positions, characters, dropout 0.4
     --tokenizer NAME      char: bytes, no merges; bpe:N: N merges learned from the training text;
                           or a model folder, for its vocabulary (bpe:2048)
-    --init_from FOLDER    start from this model, with its sizes and vocabulary: fine-tuning
+    --init_from FOLDER    fine-tune the model in this folder, with its sizes and vocabulary; for
+                          instance models/124M, once gpt2.py has downloaded it
     --n_layer N           blocks (6)
     --n_head N            attention heads, a divisor of n_embd (6)
     --n_embd N            width (192)
@@ -470,7 +475,7 @@ def main(
     --seed N              of the split, the first weights, the batches and the dropout (0)
     --eval_every N        steps from one evaluation to the next (250)
     --half                store the weights as float16, in half the bytes
-    --resume              go on with the run in --out
+    --resume              continue the run in --out from its last evaluation
     """
     if preset not in PRESETS:
         raise ValueError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")

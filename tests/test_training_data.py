@@ -1,5 +1,6 @@
 """training/data.py: documents from each kind of source, learned merges, token ids, windows."""
 
+import json
 from collections import Counter
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import regex
 
 from encoder import SPLIT
 from training.data import (
+    READERS,
     learn_bpe,
     make_encoder,
     read_documents,
@@ -78,6 +80,34 @@ def test_a_folder_gives_its_text_files_after_its_functions(source_folder):
 def test_a_text_file_is_one_document(tmp_path):
     (tmp_path / "notes.txt").write_text("Zwölf\n\nBoxkämpfer", encoding="utf-8")
     assert read_documents(str(tmp_path / "notes.txt")) == ["Zwölf\n\nBoxkämpfer"]
+
+
+def test_a_source_file_named_by_itself_is_one_document(source_folder):
+    assert read_documents(str(source_folder / "a.py")) == [SOURCE]
+
+
+def code_cells(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_another_kind_of_file_needs_one_entry(source_folder, monkeypatch):
+    cells = [{"cell_type": "code", "source": "print(1)"}, {"cell_type": "markdown", "source": "a"}]
+    text = json.dumps({"cells": cells})
+    (source_folder / "notes.ipynb").write_text(text, encoding="utf-8")
+    (source_folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(source_folder.parent)
+    monkeypatch.chdir(source_folder)  # so that "source" is a package, and no folder
+
+    assert "print(1)" not in read_documents("source")
+    monkeypatch.setitem(READERS, ".ipynb", code_cells)
+    assert read_documents("notes.ipynb") == ["print(1)"]
+    for folder_or_package in (str(source_folder), "source"):
+        documents = read_documents(folder_or_package)
+        assert documents[-1] == "print(1)" and len(documents) == 5
+    (source_folder / "notes.ipynb").write_text('{"cells": []}', encoding="utf-8")
+    with pytest.raises(ValueError, match="ipynb"):
+        read_documents("notes.ipynb")
 
 
 def test_an_installed_package_gives_its_functions():

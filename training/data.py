@@ -1,7 +1,8 @@
 """What a model learns from: documents, then a tokenizer, then token ids, then windows of them.
 
-A document is a text that stands by itself, such as a function. To add a kind of data, write a
-function that returns its documents and pick it in `read_documents`; nothing else has to change.
+A document is a text that stands by itself, such as a function. To learn from another kind of file,
+write a function that takes the path of such a file and returns its documents, and enter it in
+`READERS`. Nothing else has to change.
 
 Left out: text that does not fit in memory.
 Source of the learned merges: Sennrich et al., "Neural Machine Translation of Rare Words with
@@ -12,7 +13,7 @@ import ast
 import sysconfig
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -24,72 +25,19 @@ from encoder import ENDOFTEXT, SPLIT, Encoder, byte_level_vocab, get_encoder
 # ---------------------------------------------------------------- documents
 
 
-def read_documents(data: str | None = None) -> list[str]:
-    """The documents to learn from: those of the file, folder or package that `data` names.
-
-    None stands for Python's standard library.
-    Raises FileNotFoundError, OSError or ValueError where there is nothing to read.
-    """
-    if data is None:
-        documents = standard_library()
-    elif Path(data).is_file():
-        documents = text_file(Path(data))
-    elif Path(data).is_dir():
-        documents = folder_of_files(Path(data))
-    else:
-        documents = installed_package(data)
-    if not any(documents):
-        raise ValueError(f"--data {data}: no text; expected *.py files with functions, or *.txt")
-    return documents
-
-
-def standard_library() -> list[str]:
-    """The functions of the running interpreter's standard library."""
-    return python_functions(Path(sysconfig.get_paths()["stdlib"]))
-
-
 def text_file(path: Path) -> list[str]:
-    """The whole file as one document."""
-    return [read_text(path)]
-
-
-def folder_of_files(folder: Path) -> list[str]:
-    """The functions of the *.py files below `folder`, then each of its *.txt files."""
-    texts = [read_text(path) for path in sorted(folder.rglob("*.txt"))]
-    return python_functions(folder) + texts
-
-
-def installed_package(name: str) -> list[str]:
-    """The functions of an installed package, by its import name."""
-    spec = find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"--data {name}: no file, folder or package of that name")
-    return python_functions(Path(spec.submodule_search_locations[0]))
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises ValueError for other encodings."""
+    """The whole file as one document. Raises ValueError if it is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return [path.read_text(encoding="utf-8")]
     except UnicodeDecodeError as error:
         raise ValueError(f"--data {path} is not UTF-8 text: {error}") from None
 
 
-def python_functions(folder: Path) -> list[str]:
-    """The source of every function and method below `folder`, dedented, each text once.
+def python_functions(path: Path) -> Iterator[str]:
+    """The functions and methods of a file in their order, dedented; none if it cannot be parsed.
 
-    Left out: folders of tests and of installed packages, and files that cannot be parsed.
+    A nested function is part of the outer one.
     """
-    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
-    functions = {}  # a dict, not a set, since it keeps the order
-    for path in sorted(folder.rglob("*.py")):
-        if left_out.isdisjoint(path.relative_to(folder).parts):
-            functions.update(dict.fromkeys(functions_of_file(path)))
-    return list(functions)
-
-
-def functions_of_file(path: Path) -> Iterator[str]:
-    """The functions and methods of one file in their order, nested ones inside their outer one."""
     try:
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
@@ -103,6 +51,73 @@ def functions_of_file(path: Path) -> Iterator[str]:
             yield textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])) + "\n"
         else:
             to_visit += reversed(list(ast.iter_child_nodes(node)))
+
+
+READERS: dict[str, Callable[[Path], Iterable[str]]] = {
+    # how the name of a file ends -> the function that returns the documents of such a file
+    ".py": python_functions,
+    ".txt": text_file,
+}
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}  # folders
+
+
+def read_documents(data: str | None = None) -> list[str]:
+    """The documents to learn from: those of the file, folder or package that `data` names.
+
+    None stands for Python's standard library.
+    Raises FileNotFoundError, OSError or ValueError where there is nothing to read.
+    """
+    if data is None:
+        documents = code_below(Path(sysconfig.get_paths()["stdlib"]))
+    elif Path(data).is_file():
+        documents = single_file(Path(data))
+    elif Path(data).is_dir():
+        documents = code_below(Path(data)) + texts_below(Path(data))
+    else:
+        documents = code_below(package_folder(data))
+    if not any(documents):
+        kinds = ", ".join(f"*{ending}" for ending in READERS)
+        raise ValueError(f"--data {data}: nothing to learn from; expected text in files {kinds}")
+    return documents
+
+
+def single_file(path: Path) -> list[str]:
+    """The documents of a file that is named by itself. A *.py file is one document then."""
+    reader = text_file if path.suffix == ".py" else READERS.get(path.suffix, text_file)
+    return list(reader(path))
+
+
+def code_below(folder: Path) -> list[str]:
+    """The documents of all files below `folder` that are not plain text, each document once.
+
+    Left out: folders of tests and of installed packages.
+    """
+    documents = {}  # a dict, not a set, since it keeps the order
+    for ending, reader in READERS.items():
+        if reader is text_file:
+            continue
+        for path in sorted(folder.rglob(f"*{ending}")):
+            if LEFT_OUT.isdisjoint(path.relative_to(folder).parts):
+                documents.update(dict.fromkeys(reader(path)))
+    return list(documents)
+
+
+def texts_below(folder: Path) -> list[str]:
+    """The plain text files below `folder`, each as one document."""
+    documents = []
+    for ending, reader in READERS.items():
+        if reader is text_file:
+            for path in sorted(folder.rglob(f"*{ending}")):
+                documents += text_file(path)
+    return documents
+
+
+def package_folder(name: str) -> Path:
+    """The folder of an installed package, by its import name."""
+    spec = find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"--data {name}: no file, folder or package of that name")
+    return Path(spec.submodule_search_locations[0])
 
 
 def split(
