@@ -18,7 +18,8 @@ N_MATCH = 4  # so many ids have to have occurred before
 LONGEST = 31  # ids in a guess
 # What guesses may lose altogether: this part of the time of plain decoding so far, and ...
 LOSS_SHARE = 0.02
-INITIAL_LOSS = 2.0  # ... the time of so many passes over one position, to begin with
+INITIAL_LOSS = 2.0  # ... the time of so many passes over one position, to begin with.
+MOST_KEPT = 10.0  # passes over one position: what guesses have gained, as far as it may be risked
 
 
 class Guesses:
@@ -38,7 +39,7 @@ class Guesses:
         # The times of the last passes. Guesses of 1, 2-3, 4-7, 8-15 and 16-31 ids share a list.
         self.seconds = [deque(maxlen=7) for _ in range(1 + LONGEST.bit_length())]
         self.n_new = 0  # ids that passes gave
-        self.lost = 0.0  # by guesses that failed, in passes over one position
+        self.gained = 0.0  # by guesses, in passes over one position; less than 0: lost
         for i in ids:
             self.append(i)
 
@@ -68,7 +69,7 @@ class Guesses:
         self.seconds[n_guessed.bit_length()].append(seconds)
         self.n_new += n_new
         if n_guessed:
-            self.lost = max(0.0, self.lost + self._cost(n_guessed) - n_new)
+            self.gained = min(MOST_KEPT, self.gained + n_new - self._cost(n_guessed))
 
     def _best_length(self, longest: int) -> int:
         """How many ids to guess: as many as give the most new ids for their time.
@@ -76,7 +77,7 @@ class Guesses:
         Only the longest guess of each list in `seconds` is considered: it costs no more than the
         shorter ones.
         """
-        budget = INITIAL_LOSS + LOSS_SHARE * self.n_new - self.lost
+        budget = INITIAL_LOSS + LOSS_SHARE * self.n_new + self.gained
         best, best_rate = 0, 1.0
         expected = chance = 1.0  # new ids: one in any case, and one more for each right guess
         for n in range(1, longest + 1):
