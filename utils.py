@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from encoder import Encoder, get_encoder
+from encoder import HUGGING_FACE_LAYOUT, OPENAI_LAYOUT, Encoder, get_encoder
 
 # ------------------------------------------------------------------ parameters
 
@@ -601,7 +601,8 @@ def save_model_folder(
     """Write a model in Hugging Face's layout, which `transformers` can read as well.
 
     dtype: of the weights on disk, float32 or float16. All four files are written elsewhere first,
-    so that an unfinished folder is never taken for a model. Raises OSError if writing fails.
+    so that an unfinished folder is never taken for a model. Weights that are there already stay
+    as `model.safetensors.old` until the new files are in place. Raises OSError if writing fails.
     """
     from tempfile import TemporaryDirectory
 
@@ -622,9 +623,13 @@ def save_model_folder(
         Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
         Path(temporary, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
         _write_safetensors(Path(temporary, "model.safetensors"), tensors)
-        Path(model_dir, "model.safetensors").unlink(missing_ok=True)
-        for name in HUGGING_FACE_FILES:  # the weights last: only they make the folder complete
+        # Without weights the folder is not complete, so new files never go with old weights.
+        old_weights = Path(model_dir, "model.safetensors.old")
+        if Path(model_dir, "model.safetensors").exists():
+            Path(model_dir, "model.safetensors").replace(old_weights)
+        for name in HUGGING_FACE_FILES:  # the weights last
             Path(temporary, name).replace(Path(model_dir, name))
+        old_weights.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------ fetching a file
@@ -1037,7 +1042,7 @@ def _is_whole(model_dir: str, file: PublishedFile) -> bool:
     return path.is_file() and file.size in (None, path.stat().st_size)
 
 
-def _missing_openai_files(model_dir: str, model_size: str) -> list[str]:
+def _missing_openai_files(model_size: str, model_dir: str) -> list[str]:
     """The files that a folder needs for OpenAI's layout: not there, or of a wrong size."""
     present = os.listdir(model_dir) if os.path.isdir(model_dir) else []
     prefix = _checkpoint_prefix(model_dir) or "model.ckpt"
@@ -1060,7 +1065,7 @@ def _missing_hugging_face_files(model_dir: str) -> list[str]:
 def _what_is_missing(model_size: str, model_dir: str) -> str:
     found = f"has {os.listdir(model_dir)}" if os.path.isdir(model_dir) else "is not there"
     hugging_face = _missing_hugging_face_files(model_dir)
-    openai = _missing_openai_files(model_dir, model_size)
+    openai = _missing_openai_files(model_size, model_dir)
     return (
         f"{model_dir} {found}: lacks {hugging_face} of Hugging Face's layout, {openai} of OpenAI's"
     )
@@ -1162,19 +1167,20 @@ def _check_model_size(model_size: str, models_dir: str) -> None:
         )
 
 
-def _folder_reader(model_dir: str, model_size: str) -> Callable | None:
-    """The function that reads a folder, or None if it is not complete in either layout.
+def _complete_layout(model_size: str, model_dir: str) -> tuple[str, str] | None:
+    """The layout in which a folder is read: OPENAI_LAYOUT, HUGGING_FACE_LAYOUT, or None if neither
+    is complete.
 
-    If it is in both, the safetensors file holds somebody's own weights, and is read. Only if an
-    earlier version of this file made it from the checkpoint, the checkpoint is read: it may have
-    changed since.
+    If both are, the safetensors file holds somebody's own weights, and Hugging Face's layout is
+    read. There is one exception: if an earlier version of this file made the safetensors file from
+    the checkpoint, OpenAI's layout is read, because the checkpoint may have changed since.
     """
-    has_openai = not _missing_openai_files(model_dir, model_size)
+    has_openai = not _missing_openai_files(model_size, model_dir)
     has_hugging_face = not _missing_hugging_face_files(model_dir)
     if has_hugging_face and not (has_openai and _is_conversion(model_dir)):
-        return _read_hugging_face_folder
+        return HUGGING_FACE_LAYOUT
     if has_openai:
-        return _read_openai_folder
+        return OPENAI_LAYOUT
     return None
 
 
@@ -1191,12 +1197,16 @@ def load_encoder_hparams_and_params(
     """
     _check_model_size(model_size, models_dir)
     model_dir = os.path.join(models_dir, model_size)
-    read_folder = _folder_reader(model_dir, model_size)
-    if read_folder is None:
+    layout = _complete_layout(model_size, model_dir)
+    if layout is None:
         download_gpt2_files(model_size, model_dir)
-        read_folder = _folder_reader(model_dir, model_size)
-    if read_folder is None:
+        layout = _complete_layout(model_size, model_dir)
+    if layout is None:
         raise FileNotFoundError(_what_is_missing(model_size, model_dir))
-    encoder = get_encoder(model_size, models_dir)
-    hparams, params = read_folder(model_dir)
+    # The tokenizer and the weights of the same layout: in a folder with both they may differ.
+    encoder = get_encoder(model_size, models_dir, [layout])
+    if layout == OPENAI_LAYOUT:
+        hparams, params = _read_openai_folder(model_dir)
+    else:
+        hparams, params = _read_hugging_face_folder(model_dir)
     return encoder, hparams, params
