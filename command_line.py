@@ -1,8 +1,15 @@
-"""Command lines by fire, made safe for prompts: options, and errors in one line.
+"""A wrapper around fire that takes prompts literally and reports errors on one line.
 
 `run(main)` is the entry point of a program. Its options are the arguments of `main`, each
 annotated as str, int, float or bool, or as one of these `| None`; its help page is the docstring
-of `main`. An argument without a name goes to the option `prompt`, exactly as it was typed.
+of `main`. How a command line is read:
+
+- `--name value` and `--name=value` set an option; `-` in a name is the same as `_`.
+- A bool takes the next argument as its value only if that is True or False, in any case:
+  `--quiet False` is False; `--quiet yes` is True, and `yes` is the prompt.
+- An option begins with `--` and a name of letters, digits, `-` and `_`. Any other argument is the
+  prompt, exactly as it was typed, even `-n` or `--top.k=3`.
+- All arguments after `--` are prompts. `-h` and `--help` print the help page.
 
 `check` is for `main` itself, to check ranges. Left out: subcommands and short options.
 """
@@ -17,7 +24,8 @@ import sys
 import typing
 from collections.abc import Callable, Iterable
 
-EXPECTED = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
+# The types that an option may have, and what error messages call them.
+TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
 
 
 def check(name: str, value: float, kind: type, low: float, high: float = math.inf) -> None:
@@ -34,14 +42,14 @@ def check(name: str, value: float, kind: type, low: float, high: float = math.in
     is_number = isinstance(value, number) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:  # NaN is neither above nor below anything
         limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"--{name} {value}: expected {EXPECTED[kind]} {limits}")
+        raise ValueError(f"--{name} {value}: expected {TYPE_NAMES[kind]} {limits}")
 
 
 def option_kinds(main: Callable) -> dict[str, type]:
     """{option: str, int, float or bool}, from the annotations of main's arguments.
 
     Raises TypeError if one is missing or of another kind. That is the program's mistake, not the
-    user's, so `run` leaves it its traceback.
+    user's, so `run` does not hide the traceback.
 
     >>> def main(prompt: str | None = None, top_k: int = 0): ...
     >>> option_kinds(main)
@@ -50,7 +58,7 @@ def option_kinds(main: Callable) -> dict[str, type]:
     annotations = typing.get_type_hints(main)
     kinds = {}
     for name in inspect.signature(main).parameters:
-        matching = [kind for kind in EXPECTED if annotations.get(name) in (kind, kind | None)]
+        matching = [kind for kind in TYPE_NAMES if annotations.get(name) in (kind, kind | None)]
         if not matching:
             raise TypeError(
                 f"{main.__name__}: the option {name} must be annotated as str, int, float or bool, "
@@ -78,15 +86,15 @@ def convert(name: str, kind: type, text: str) -> str | int | float | bool:
         if kind is float and math.isnan(value):
             raise ValueError
     except (KeyError, ValueError):
-        raise ValueError(f"--{name} {text[:80]}: expected {EXPECTED[kind]}") from None
+        raise ValueError(f"--{name} {text[:80]}: expected {TYPE_NAMES[kind]}") from None
     return value
 
 
 def fire_arguments(argv: Iterable[str], kinds: dict[str, type]) -> list[str]:
     """The command line with every argument as --name=value, which fire takes without guessing.
 
-    Left to itself fire halts at `-`, takes `-x` for an option, and complains of a misspelt
-    option only when all the work is done.
+    Left to itself, fire stops at `-`, takes `-x` for an option, and reports a misspelt option only
+    after all the work is done. The module's docstring has the rules that are followed here.
     kinds: as `option_kinds` gives them. Raises ValueError for what the user did wrong.
 
     >>> kinds = {"prompt": str, "top_k": int, "quiet": bool}
@@ -102,18 +110,24 @@ def fire_arguments(argv: Iterable[str], kinds: dict[str, type]) -> list[str]:
         if argument == "--":
             options += [("prompt", text) for text in rest]
             break
+        if not argument.startswith("--"):
+            options.append(("prompt", argument))
+            continue
         name, equals, value = argument.removeprefix("--").partition("=")
         name = name.replace("-", "_")
-        if not argument.startswith("--") or not name.isidentifier():
+        if not name.isidentifier():
             options.append(("prompt", argument))
         elif name not in kinds:
             raise ValueError(f"there is no option --{name}: see --help, or write --prompt=--{name}")
         else:
             options.append((name, value if equals else _next_value(name, kinds[name], rest)))
-    texts = [value for name, value in options if name == "prompt"]
-    most = 1 if "prompt" in kinds else 0
-    if len(texts) > most:
-        raise ValueError(f"unexpected argument {texts[-1]!r}: put quotes around a text")
+    prompts = [value for name, value in options if name == "prompt"]
+    if prompts and "prompt" not in kinds:
+        raise ValueError(f"unexpected argument {prompts[0]!r}: see --help")
+    if len(prompts) > 1:
+        raise ValueError(
+            f"a second prompt, {prompts[1]!r}: give one, with quotes around it if it has spaces"
+        )
     return [f"--{name}={value}" for name, value in options]
 
 
@@ -139,24 +153,35 @@ def run(main: Callable) -> None:
 
     _use_utf8()
     kinds = option_kinds(main)
-    # Without these fire reads each value as Python: `Yes, sir` is a tuple, `2024` a number.
+    # Without these, fire reads each value as Python: `Yes, sir` is a tuple, `2024` a number.
     parsers = {name: functools.partial(convert, name, kind) for name, kind in kinds.items()}
     fire.decorators.SetParseFns(**parsers)(main)
     try:
-        arguments = fire_arguments(sys.argv[1:], kinds)
-        if arguments == ["--help"]:
-            print(inspect.getdoc(main))
-        else:
-            fire.Fire(main, arguments, serialize=lambda result: None)  # prints no result
+        try:
+            arguments = fire_arguments(sys.argv[1:], kinds)
+            if arguments == ["--help"]:
+                print(inspect.getdoc(main))
+            else:
+                fire.Fire(main, arguments, serialize=lambda result: None)  # prints no result
+        finally:
+            _flush_output()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Python flushes standard output at exit: let it go nowhere, not into the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (ValueError, OSError, ImportError) as error:
         message = " ".join(str(error).split())
         sys.exit(f"{os.path.basename(sys.argv[0])}: {message}")
+
+
+def _flush_output() -> None:
+    """Write what was printed, here and not at exit, so that `run` handles the errors of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python flushes standard output once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _use_utf8() -> None:

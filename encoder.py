@@ -13,7 +13,7 @@ Left out: learning merges, and special tokens inside a text.
 
 Unicode defines which characters are letters, numbers or white space, and adds characters every
 year. This file, tiktoken and tokenizers each follow some version of Unicode, so they may give
-different ids for characters newer than that. The ids decode to the same text all the same.
+different ids for characters newer than that. Either way the ids decode to the same text.
 """
 
 import codecs
@@ -23,22 +23,25 @@ import json
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
 from math import inf
 
 ENDOFTEXT = "<|endoftext|>"
-# The names of the vocabulary and of the merges: OpenAI's, then Hugging Face's.
-LAYOUTS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+# The names of the vocabulary and of the merges.
+OPENAI_LAYOUT = ("encoder.json", "vocab.bpe")
+HUGGING_FACE_LAYOUT = ("vocab.json", "merges.txt")
+LAYOUTS = (OPENAI_LAYOUT, HUGGING_FACE_LAYOUT)
 
 SPLIT = r"'(?:s|t|re|ve|m|ll|d)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # A text is cut into blocks of 200 characters or more before it is split, so that one é slows down
-# only its own block (see `_splitter`). Where white space follows a visible ASCII character a
-# piece always ends, so a cut there changes no piece.
+# only its own block (see `_splitter`). Where white space follows a visible ASCII character, a
+# piece always ends, so a cut there does not change the pieces before it. It does not change those
+# after it either: `SPLIT` never looks back at what comes before a piece.
 BLOCK = re.compile(r".{200,}?[!-~](?=[ \n])|.+", re.DOTALL)
 
-LONG_PIECE = 20  # symbols; from here on `merge_many_symbols` is the faster one
+LONG_PIECE = 20  # symbols; from this length on, `merge_many_symbols` is faster
 MAX_KNOWN_PIECES = 2**16  # some 15 MB
 MAX_KNOWN_LENGTH = 64  # characters
 
@@ -102,7 +105,7 @@ def merge_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
 
 
 def merge_many_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
-    """What `merge_symbols` returns, in a time that suits long pieces.
+    """The same as `merge_symbols`, but fast on long pieces.
 
     `merge_symbols` looks at all pairs before every merge: n * n steps for n symbols, which is
     hours for a line of a million letters. Here the pairs that have a rank wait in a heap, and the
@@ -123,22 +126,27 @@ def merge_many_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     heapq.heapify(heap)
     while heap:
         rank, i = divmod(heapq.heappop(heap), n)
+        # The pair may be gone, because one of its symbols was merged with another. Comparing ranks
+        # is enough: if the pair that is now at i has the same rank, it is the same merge.
         if pair_ranks[i] != rank:
-            continue  # one of the two symbols has been merged with another since
-        left, merged = before[i], after[i]
-        right = after[merged]
-        symbols[i] += symbols[merged]
-        symbols[merged] = ""
-        pair_ranks[i] = pair_ranks[merged] = inf
-        after[i] = right
+            continue
+        absorbed = after[i]
+        previous, following = before[i], after[absorbed]
+        symbols[i] += symbols[absorbed]
+        symbols[absorbed] = ""
+        pair_ranks[i] = inf
+        pair_ranks[absorbed] = inf
+        after[i] = following
         # The new symbol makes new pairs, with the symbol before it and the one after it.
-        if left >= 0:
-            pair_ranks[left] = rank = ranks.get(f"{symbols[left]} {symbols[i]}", inf)
+        if previous >= 0:
+            rank = ranks.get(f"{symbols[previous]} {symbols[i]}", inf)
+            pair_ranks[previous] = rank
             if rank < inf:
-                heapq.heappush(heap, rank * n + left)
-        if right < n:
-            before[right] = i
-            pair_ranks[i] = rank = ranks.get(f"{symbols[i]} {symbols[right]}", inf)
+                heapq.heappush(heap, rank * n + previous)
+        if following < n:
+            before[following] = i
+            rank = ranks.get(f"{symbols[i]} {symbols[following]}", inf)
+            pair_ranks[i] = rank
             if rank < inf:
                 heapq.heappush(heap, rank * n + i)
     return [symbol for symbol in symbols if symbol]
@@ -206,14 +214,19 @@ class Encoder:
         for block in BLOCK.findall(text):
             split = _splitter(block.isascii())
             for piece in split(block):
+                # A piece is never empty, so its ids are not either, and `or` means "not known".
                 ids += known_ids(piece) or self._encode_piece(piece)
         return ids
 
     def _encode_piece(self, piece: str) -> tuple[int, ...]:
         symbols = [SYMBOL_OF_BYTE[byte] for byte in piece.encode()]
-        merge = merge_symbols if len(symbols) < LONG_PIECE else merge_many_symbols
+        if len(symbols) < LONG_PIECE:
+            tokens = merge_symbols(symbols, self._ranks)
+        else:
+            tokens = merge_many_symbols(symbols, self._ranks)
         try:
-            ids = tuple([self.encoder[token] for token in merge(symbols, self._ranks)])
+            # Through a list, which is faster than a generator. A tuple takes less memory.
+            ids = tuple([self.encoder[token] for token in tokens])
         except KeyError as error:
             raise ValueError(f"no token {error} in the vocabulary, for {piece[:40]!r}") from None
         if len(piece) <= MAX_KNOWN_LENGTH and len(self._known_pieces) < MAX_KNOWN_PIECES:
@@ -242,21 +255,24 @@ class Encoder:
         return b"".join([BYTE_OF_SYMBOL.get(s) or s.encode("utf-8", "replace") for s in symbols])
 
 
-def get_encoder(model_name: str, models_dir: str) -> Encoder:
-    """Read the tokenizer in the folder `models_dir/model_name`, in either of the `LAYOUTS`.
+def get_encoder(
+    model_name: str, models_dir: str, layouts: Sequence[tuple[str, str]] = LAYOUTS
+) -> Encoder:
+    """Read the tokenizer in the folder `models_dir/model_name`.
 
+    layouts: those that may be read. If the folder has the files of several, the first counts.
     Raises FileNotFoundError if the files are not there, ValueError if one cannot be understood.
     """
     folder = os.path.join(models_dir, model_name)
-    for names in LAYOUTS:
+    for names in layouts:
         vocabulary_path, merges_path = [os.path.join(folder, name) for name in names]
         if os.path.isfile(vocabulary_path) and os.path.isfile(merges_path):
             with _path_in_errors(vocabulary_path):
                 vocabulary = _read_vocabulary(vocabulary_path)
             with _path_in_errors(merges_path):
                 return Encoder(vocabulary, _read_merges(merges_path))
-    needed = " or ".join(" and ".join(names) for names in LAYOUTS)
-    found = [name for name in chain(*LAYOUTS) if os.path.isfile(os.path.join(folder, name))]
+    needed = " or ".join(" and ".join(names) for names in layouts)
+    found = [name for name in chain(*layouts) if os.path.isfile(os.path.join(folder, name))]
     raise FileNotFoundError(
         f"no tokenizer in {folder}: it needs {needed}, and has {', '.join(found) or 'none of them'}"
     )
@@ -274,6 +290,8 @@ def _path_in_errors(path: str) -> Iterator[None]:
 def _read_vocabulary(path: str) -> dict[str, int]:
     with open(path, encoding="utf-8") as file:
         vocabulary = json.load(file)
+    if vocabulary == {}:
+        raise ValueError("the vocabulary has no tokens")
     if not isinstance(vocabulary, dict) or set(map(type, vocabulary.values())) != {int}:
         raise ValueError("not a JSON object of tokens and integer ids")
     return vocabulary

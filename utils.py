@@ -8,6 +8,18 @@ What is not read: weights in a pickle or in several safetensors files, and model
 configuration is not covered by `SUPPORTED_CONFIG`. This file also works when it is copied to
 another folder together with `encoder.py`.
 
+For programs: `load_encoder_hparams_and_params`, `save_model_folder`, `download_gpt2_files`,
+`load_gpt2_params_from_tf_ckpt`; and, for the names and shapes of parameters, `parameter_shapes`,
+`map_params` and `named`. To read this file, begin at its end, with
+`load_encoder_hparams_and_params`, then go to the section that you need:
+
+- parameters: their names and shapes, and how they are collected from a file;
+- OpenAI's layout, Hugging Face's layout: reading a folder;
+- writing a model folder;
+- fetching a file: HTTP, with resumed downloads; where models are published: names, sizes, hashes;
+  what a folder lacks; fetching a model: which files, and from where;
+- loading a model: all of it together.
+
 Sources: github.com/openai/gpt-2 (the layout); github.com/google/leveldb, doc/table_format.md and
 github.com/tensorflow/tensorflow, core/protobuf/tensor_bundle.proto (the checkpoint);
 github.com/huggingface/safetensors (the other file).
@@ -28,7 +40,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from encoder import Encoder, get_encoder
+from encoder import HUGGING_FACE_LAYOUT, OPENAI_LAYOUT, Encoder, get_encoder
 
 # ------------------------------------------------------------------ parameters
 
@@ -46,6 +58,7 @@ def parameter_shapes(hparams: dict[str, int]) -> dict:
     attn = {"c_attn": {"w": (d, 3 * d), "b": (3 * d,)}, "c_proj": {"w": (d, d), "b": (d,)}}
     mlp = {"c_fc": {"w": (d, 4 * d), "b": (4 * d,)}, "c_proj": {"w": (4 * d, d), "b": (d,)}}
     block = {"ln_1": norm, "attn": attn, "ln_2": norm, "mlp": mlp}
+    # The blocks are the same dict n_layer times: use the shapes, do not change them.
     return {
         "wte": (hparams["n_vocab"], d),
         "wpe": (hparams["n_ctx"], d),
@@ -101,7 +114,7 @@ def _hugging_face_name(name: str) -> str:
 
 
 def _collect(
-    file: str | Path,
+    path: str | Path,
     hparams: dict[str, int],
     name_in_file: Callable[[str], str],
     shapes: dict[str, tuple[int, ...]],
@@ -116,19 +129,19 @@ def _collect(
     def parameter(name, shape):
         name = name_in_file(name)
         if name not in shapes:
-            raise ValueError(f"{file}: {name} is missing")
+            raise ValueError(f"{path}: {name} is missing")
         if tuple(shapes[name]) not in (shape, (1, *shape)):  # OpenAI: [1, n_in, n_out]
-            raise ValueError(f"{file}: {name} should be {shape}, is {tuple(shapes[name])}")
+            raise ValueError(f"{path}: {name} should be {shape}, is {tuple(shapes[name])}")
         try:
             # Copies only what is not float32 yet, or not at a multiple of four bytes.
             return np.require(read(name), np.float32, ["ALIGNED"]).reshape(shape)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}: cannot read {name}: {error}") from None
+            raise ValueError(f"{path}: cannot read {name}: {error}") from None
 
     n_layer = hparams["n_layer"]
     one_more = name_in_file(f"blocks.{n_layer}.ln_1.g")
     if one_more in shapes:
-        raise ValueError(f"{file}: n_layer is {n_layer}, but there is {one_more}")
+        raise ValueError(f"{path}: n_layer is {n_layer}, but there is {one_more}")
     return map_params(parameter, parameter_shapes(hparams))
 
 
@@ -139,12 +152,15 @@ def _map_file(path: str | Path) -> memoryview:
 
 
 def _read_hparams(path: Path, names: dict[str, str]) -> tuple[dict[str, int], dict]:
-    """Read a JSON file -> hparams, and all that it says. `names` are theirs in the file."""
+    """Read a JSON file -> hparams, and the whole configuration.
+
+    `names` maps our names of the hparams to those in the file.
+    """
     try:
         config = json.loads(path.read_bytes())
         hparams = {ours: config[theirs] for ours, theirs in names.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not (or not all of) a configuration: {error!r}") from None
+        raise ValueError(f"{path} is not a complete, valid configuration: {error!r}") from None
     for name, number in hparams.items():
         if type(number) is not int or number < 1:
             raise ValueError(f"{path}: {names[name]} should be 1 or more, is {number!r}")
@@ -217,7 +233,7 @@ def _crc32c(data: bytes) -> int:
 
 
 def _masked(checksum: int) -> int:
-    """A checksum as LevelDB stores it, which avoids checksums of data that contains checksums."""
+    """A checksum as LevelDB stores it: so that checksums of data with checksums stay reliable."""
     rotated = (checksum >> 15 | checksum << 17) & 0xFFFFFFFF
     return (rotated + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -290,7 +306,7 @@ def _read_table(table: bytes) -> dict[bytes, bytes]:
     """
     footer = table[-FOOTER_SIZE:]
     if len(footer) < FOOTER_SIZE or not footer.endswith(TABLE_MAGIC):
-        raise ValueError("it does not end like one")
+        raise ValueError("it has no valid table footer")
     _, start = _read_varint(footer, 0)  # the metaindex block's offset
     _, start = _read_varint(footer, start)  # and size
     index = _read_block_at(table, footer[start:])
@@ -383,7 +399,7 @@ def _read_checkpoint(prefix: str, hparams: dict[str, int]) -> dict:
     try:
         entries = _read_index(Path(f"{prefix}.index"))
     except (ValueError, OSError) as error:
-        raise ValueError(f"{prefix}.index is not (or not all of) a checkpoint: {error}") from None
+        raise ValueError(f"{prefix}.index is not a complete, valid checkpoint: {error}") from None
     data_file = f"{prefix}.data-00000-of-00001"
     try:
         data = _map_file(data_file)
@@ -411,7 +427,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _read_checkpoint_with_tensorflow(prefix: str, hparams: dict[str, int], why: str) -> dict:
-    """The nested parameters of a checkpoint that we do not read ourselves, `why` says why."""
+    """The nested parameters of a checkpoint that we do not read ourselves, for the reason `why`."""
     with _silent_stderr():
         try:
             import tensorflow as tf
@@ -477,7 +493,9 @@ def _read_openai_folder(model_dir: str) -> tuple[dict[str, int], dict]:
 
 HUGGING_FACE_FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
 HUGGING_FACE_HPARAMS = OPENAI_HPARAMS | {"n_vocab": "vocab_size", "n_ctx": "n_positions"}
-SUPPORTED_CONFIG = {  # what config.json may say, the default first
+# The values that config.json may have. The first of them is the default, and it is what
+# `save_model_folder` writes.
+SUPPORTED_CONFIG = {
     "model_type": ("gpt2",),
     "layer_norm_epsilon": (1e-5,),
     "tie_word_embeddings": (True,),
@@ -519,20 +537,20 @@ def _read_safetensors_header(data: memoryview) -> tuple[dict, int]:
     return header, end
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, _SafetensorsEntry], dict, memoryview]:
+def _read_safetensors(path: Path) -> tuple[dict[str, _SafetensorsEntry], dict, memoryview]:
     """-> {name: entry} of every tensor, the metadata, and the values, mapped into memory."""
     try:
-        data = _map_file(file)
+        data = _map_file(path)
         header, header_end = _read_safetensors_header(data)
         metadata = dict(header.pop("__metadata__", {}))
         entries = {}
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
+        for name, fields in header.items():
+            begin, end = fields["data_offsets"]
             entries[name.removeprefix("transformer.")] = _SafetensorsEntry(
-                entry["dtype"], tuple(entry["shape"]), begin, end
+                fields["dtype"], tuple(fields["shape"]), begin, end
             )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not (or not all of) a safetensors file: {error}") from None
+        raise ValueError(f"{path} is not a complete, valid safetensors file: {error}") from None
     return entries, metadata, data[header_end:]
 
 
@@ -549,14 +567,14 @@ def _safetensors_array(values: memoryview, entry: _SafetensorsEntry) -> np.ndarr
 def _read_hugging_face_folder(model_dir: str) -> tuple[dict[str, int], dict]:
     """-> hparams, params of a folder in Hugging Face's layout."""
     hparams = _read_hugging_face_hparams(model_dir)
-    file = Path(model_dir, "model.safetensors")
-    entries, _, values = _read_safetensors(file)
+    path = Path(model_dir, "model.safetensors")
+    entries, _, values = _read_safetensors(path)
     shapes = {name: entry.shape for name, entry in entries.items()}
 
     def read(name):
         return _safetensors_array(values, entries[name])
 
-    return hparams, _collect(file, hparams, _hugging_face_name, shapes, read)
+    return hparams, _collect(path, hparams, _hugging_face_name, shapes, read)
 
 
 def _is_conversion(model_dir: str) -> bool:
@@ -601,7 +619,8 @@ def save_model_folder(
     """Write a model in Hugging Face's layout, which `transformers` can read as well.
 
     dtype: of the weights on disk, float32 or float16. All four files are written elsewhere first,
-    so that an unfinished folder is never taken for a model. Raises OSError if writing fails.
+    so that an unfinished folder is never taken for a model. Weights that are there already stay
+    as `model.safetensors.old` until the new files are in place. Raises OSError if writing fails.
     """
     from tempfile import TemporaryDirectory
 
@@ -622,14 +641,18 @@ def save_model_folder(
         Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
         Path(temporary, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
         _write_safetensors(Path(temporary, "model.safetensors"), tensors)
-        Path(model_dir, "model.safetensors").unlink(missing_ok=True)
-        for name in HUGGING_FACE_FILES:  # the weights last: only they make the folder complete
+        # Without weights the folder is not complete, so new files never go with old weights.
+        old_weights = Path(model_dir, "model.safetensors.old")
+        if Path(model_dir, "model.safetensors").exists():
+            Path(model_dir, "model.safetensors").replace(old_weights)
+        for name in HUGGING_FACE_FILES:  # the weights last
             Path(temporary, name).replace(Path(model_dir, name))
+        old_weights.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------ fetching a file
 
-PAUSES = (0.5, 1, 2, 4)  # seconds before the second, third, ... try
+PAUSES = (0.5, 1, 2, 4)  # seconds before the second, third, ... attempt
 MAX_REDIRECTS = 5
 CHUNK_SIZE = 1 << 14
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 60  # seconds
@@ -644,7 +667,7 @@ class PublishedFile(NamedTuple):
 
 
 class _Refused(OSError):
-    """The server answers, but does not give us the file."""
+    """The server can be reached, but refuses to send the file."""
 
 
 class _NotFound(_Refused):
@@ -652,18 +675,22 @@ class _NotFound(_Refused):
 
 
 class _TemporaryError(Exception):
-    """An error that may be gone at the next try. If it never is, raise `final`."""
+    """An error that the next attempt may not meet."""
 
-    def __init__(self, reason, final: type[OSError] = OSError):
-        super().__init__(str(reason))
-        self.final = final
+
+class _Unreachable(_TemporaryError):
+    """There is no connection to the server."""
+
+
+class _Busy(_TemporaryError):
+    """The server says that it cannot send the file now."""
 
 
 class _Part:
-    """The part of a file that has come so far. It stays on disk, for the next run to continue.
+    """A partly downloaded file. It stays on disk, for the next run to continue.
 
-    `<name>.part` has the bytes. `<name>.part.validator` has the ETag or the time of change which
-    the server gave: if the file on the server has changed since, we start over.
+    `<name>.part` has the bytes. `<name>.part.validator` has the ETag or the last-modified time
+    that the server gave: if the file on the server has changed since, we start over.
     """
 
     def __init__(self, path: Path):
@@ -702,29 +729,29 @@ class _Part:
         self._validator_path.unlink(missing_ok=True)
 
 
-def _validator(answer) -> str:
-    """What the server calls this version of the file: its ETag, or else its time of change.
+def _validator(response) -> str:
+    """What the server calls this version of the file: its ETag, or else its last-modified time.
 
     A weak ETag (W/"...") does not count: files that share it may differ in some bytes.
     """
-    etag = answer.headers.get("ETag", "")
+    etag = response.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
         return etag
-    return answer.headers.get("Last-Modified", "")
+    return response.headers.get("Last-Modified", "")
 
 
 def _get(url: str, headers: dict[str, str], file: PublishedFile):
-    """Ask for a file -> the open answer, and `file` with what the Hub says about it.
+    """Ask for a file -> the open response, and `file` with what the Hub says about it.
 
-    Redirects are followed here, not by requests, for two reasons: the Hub says a large file's size
-    and hash in the answer that redirects, and no cookies or passwords are sent anywhere.
+    Redirects are followed here, not by requests, for two reasons: the Hub gives a large file's
+    size and hash in the response that redirects, and no cookies or passwords are sent anywhere.
     """
     from urllib.parse import urljoin
 
     import requests
 
     for _ in range(MAX_REDIRECTS + 1):
-        answer = requests.get(
+        response = requests.get(
             url,
             headers=headers,
             stream=True,
@@ -732,11 +759,11 @@ def _get(url: str, headers: dict[str, str], file: PublishedFile):
             allow_redirects=False,
             auth=lambda request: request,  # else requests sends the passwords in ~/.netrc
         )
-        file = _with_size_and_hash(file, answer.headers)
-        if not answer.is_redirect:
-            return answer, file
-        answer.close()
-        url = urljoin(url, answer.headers["Location"])
+        file = _with_size_and_hash(file, response.headers)
+        if not response.is_redirect:
+            return response, file
+        response.close()
+        url = urljoin(url, response.headers["Location"])
     raise _Refused(f"{url}: more than {MAX_REDIRECTS} redirects")
 
 
@@ -757,7 +784,7 @@ def _request_headers(part: _Part, file: PublishedFile) -> dict[str, str]:
     A part is only continued if we can tell that it is of the same file: by its validator, or in
     the end by a published hash. Otherwise we ask for the whole file.
     """
-    headers = {"Accept-Encoding": "identity"}  # a compressed answer could not be resumed
+    headers = {"Accept-Encoding": "identity"}  # a compressed response could not be resumed
     if part.size and (part.validator or file.sha256):
         headers["Range"] = f"bytes={part.size}-"
         if part.validator:
@@ -765,136 +792,159 @@ def _request_headers(part: _Part, file: PublishedFile) -> dict[str, str]:
     return headers
 
 
-def _check_status(answer, url: str, part: _Part) -> None:
-    """Raise an error unless the answer is a file, or the end of one."""
-    status = f"{answer.status_code} {answer.reason}".strip()
-    if answer.status_code == 416:  # the part is as long as the file, or longer
+def _check_status(response, url: str, part: _Part) -> None:
+    """Raise an error unless the response is a file, or the end of one.
+
+    If the server has no bytes after those of `part`, the part is discarded, to start over.
+    """
+    status = f"{response.status_code} {response.reason}".strip()
+    if response.status_code == 416:  # the part is as long as the file, or longer
         part.discard()
         raise _TemporaryError(status)
-    if answer.status_code == 429 or answer.status_code >= 500:
-        raise _TemporaryError(status, _Refused)
-    if answer.status_code in (401, 404):  # 401 is the Hub's answer for an unknown repository
+    if response.status_code == 429 or response.status_code >= 500:
+        raise _Busy(status)
+    if response.status_code in (401, 404):  # 401 is the Hub's status for an unknown repository
         raise _NotFound(f"{url}: {status}")
-    if answer.status_code not in (200, 206):
+    if response.status_code not in (200, 206):
         raise _Refused(f"{url}: {status}")
-    content_type = answer.headers.get("Content-Type", "")
+    content_type = response.headers.get("Content-Type", "")
     if content_type.startswith("text/html"):
         raise OSError(f"{url}: the server sends a page ({content_type}) instead of the file")
-    encoding = answer.headers.get("Content-Encoding", "identity")
+    encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
-        raise OSError(f"{url}: the server compresses the file ({encoding}), unasked")
+        raise OSError(f"{url}: the server compresses the file ({encoding}) without being asked")
 
 
-def _content_range(answer, part: _Part) -> tuple[int, str]:
-    """-> where an answer begins that continues `part`, and the size of the whole file.
+def _continued_range(response, part: _Part) -> tuple[int, int]:
+    """-> the byte at which the response continues `part`, and the size of the whole file.
 
-    It says so in a header: `Content-Range: bytes 500-999/1000`.
+    Both are in a header: `Content-Range: bytes 500-999/1000`. If the response does not continue
+    `part`, the part is discarded, to start over.
     """
-    content_range = answer.headers.get("Content-Range", "")
+    content_range = response.headers.get("Content-Range", "")
     numbers = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
     continues = numbers is not None and int(numbers[1]) == part.size
-    validator = _validator(answer)
+    validator = _validator(response)
     if part.validator and validator and part.validator != validator:
         continues = False  # the server ignores If-Range
     if not continues:
         part.discard()
         raise _TemporaryError(f"not the bytes that we asked for: {content_range}")
-    return part.size, numbers[2]
+    return part.size, int(numbers[2])
 
 
-def _start_and_size(answer, url: str, part: _Part, file: PublishedFile) -> tuple[int, int]:
-    """-> the byte of the file at which the answer begins, and the size of the whole file."""
-    if answer.status_code == 200:  # the whole file, even if we asked for its end
-        start, size = 0, answer.headers.get("Content-Length", str(file.size))
+def _start_and_size(response, url: str, part: _Part, file: PublishedFile) -> tuple[int, int]:
+    """-> the byte of the file at which the response begins, and the size of the whole file."""
+    if response.status_code == 200:  # the whole file, even if we asked for its end
+        start = 0
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else file.size
     else:
-        start, size = _content_range(answer, part)
-    if not size.isdecimal():
+        start, size = _continued_range(response, part)
+    if size is None:
         raise OSError(f"{url}: the server does not say how long the file is")
-    if file.size not in (None, int(size)):
+    if file.size not in (None, size):
         raise OSError(f"{url}: {size} bytes, not the {file.size} of the published file")
-    return start, int(size)
+    return start, size
 
 
-def _append(answer, part: _Part, start: int, size: int) -> None:
-    """Write an answer to the part: to its end, or to an empty part if the answer is all of it."""
-    import requests
+def _progress_bar(name: str, start: int, size: int):
     from tqdm import tqdm
 
-    bar = tqdm(
-        desc=part.path.stem,
+    return tqdm(
+        desc=name,
         total=size,
         initial=start,
         unit="B",
         unit_scale=True,
         disable=None,  # shown only on a terminal
     )
+
+
+def _append(response, part: _Part, start: int, size: int) -> None:
+    """Append the bytes of a response to the part; empty it first if they are the whole file."""
+    import requests
+
     try:
         if start == 0:
-            part.start_over(_validator(answer))
-        with open(part.path, "ab") as opened, bar:
-            for chunk in answer.iter_content(CHUNK_SIZE):
+            part.start_over(_validator(response))
+        with open(part.path, "ab") as opened, _progress_bar(part.path.stem, start, size) as bar:
+            for chunk in response.iter_content(CHUNK_SIZE):
                 opened.write(chunk)
                 bar.update(len(chunk))
     except requests.RequestException:  # an OSError, but not of the disk
         raise
     except OSError as error:
         raise OSError(f"cannot write {part.path}: {error.strerror}") from None
-    if part.size != size:
-        raise _TemporaryError(f"the connection ended after {part.size} of {size} bytes")
 
 
-def _try_to_complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
-    """Ask once for the rest of a file, and append it to the part -> as `_get`."""
-    answer, file = _get(url, _request_headers(part, file), file)
-    with answer:
-        _check_status(answer, url, part)
-        start, size = _start_and_size(answer, url, part, file)
-        _append(answer, part, start, size)
-    return file
-
-
-def _temporary_error(url: str, error) -> _TemporaryError:
-    """What an exception of requests means. Raises OSError if trying again is of no use."""
+def _error_of_request(url: str, error) -> OSError | _TemporaryError:
+    """The error to raise for an exception of requests."""
     import requests
 
-    if isinstance(error, ValueError):  # an invalid URL
-        raise OSError(f"{url}: {error}") from None
+    if isinstance(error, ValueError):  # an invalid URL: another attempt is of no use
+        return OSError(f"{url}: {error}")
     # Where there is no connection, the first argument is an error of urllib3 that has a reason.
     reason = getattr(error.args[0], "reason", None) if error.args else None
     if reason is None or isinstance(error, requests.exceptions.SSLError):
-        return _TemporaryError(reason or error)
-    return _TemporaryError(reason, ConnectionError)
+        return _TemporaryError(str(reason or error))
+    return _Unreachable(str(reason))
 
 
-def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
-    """Fetch the rest of a file, with several tries and growing pauses -> as `_get`.
+def _fetch_rest(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
+    """Ask once for the rest of a file, and append it to the part.
 
-    As long as each try gets further, there may be any number of tries. If the server is not even
-    reached, there is most likely no network, and we give up soon.
+    Returns `file` with what the Hub says about it. Raises _TemporaryError if another attempt may
+    succeed.
     """
     import requests
 
-    n_failures, furthest, reached = 0, 0, False
+    try:
+        response, file = _get(url, _request_headers(part, file), file)
+        with response:
+            _check_status(response, url, part)
+            start, size = _start_and_size(response, url, part, file)
+            _append(response, part, start, size)
+    except requests.RequestException as error:
+        raise _error_of_request(url, error) from None
+    if part.size != size:
+        raise _TemporaryError(f"the connection ended after {part.size} of {size} bytes")
+    return file
+
+
+def _final_error(url: str, last_error: _TemporaryError, was_reached: bool) -> OSError:
+    """The error to raise when no more attempts are made."""
+    if not was_reached:
+        return ConnectionError(f"cannot reach {url}: {last_error}")
+    if isinstance(last_error, _Busy):
+        return _Refused(f"{url}: {last_error}")
+    return OSError(f"cannot fetch {url}: {last_error}; run again to continue")
+
+
+def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
+    """Fetch the rest of a file in several attempts, with growing pauses -> as `_fetch_rest`.
+
+    As long as each attempt adds to the file, there may be any number of them. If the server was
+    never reached, there is most likely no network, and we give up soon.
+    """
+    n_failures = 0  # since the file last grew
+    most_bytes = 0
+    was_reached = False
     while True:
         try:
-            return _try_to_complete(url, part, file)
+            return _fetch_rest(url, part, file)
         except _TemporaryError as error:
             last_error = error
-        except requests.RequestException as error:
-            last_error = _temporary_error(url, error)
-        if part.size > furthest:
-            n_failures, furthest = 0, part.size
+        if part.size > most_bytes:
+            most_bytes = part.size
+            n_failures = 0
         n_failures += 1
-        reached = reached or last_error.final is not ConnectionError
-        pauses = PAUSES if reached else PAUSES[:1]
+        if not isinstance(last_error, _Unreachable):
+            was_reached = True
+        pauses = PAUSES if was_reached else PAUSES[:1]
         if n_failures > len(pauses):
-            break
+            raise _final_error(url, last_error, was_reached)
         time.sleep(pauses[n_failures - 1])
-    if not reached:
-        raise ConnectionError(f"cannot reach {url}: {last_error}")
-    if last_error.final is _Refused:
-        raise _Refused(f"{url}: {last_error}")
-    raise OSError(f"cannot fetch {url}: {last_error}; run again to continue")
 
 
 def _sha256(path: Path) -> str:
@@ -908,7 +958,8 @@ def _sha256(path: Path) -> str:
 def _fetch(url: str, model_dir: str, file: PublishedFile) -> None:
     """Fetch a file into a folder. It gets its name once it is whole and has been checked.
 
-    Raises ConnectionError if the server cannot be reached, OSError for all other trouble.
+    Raises ConnectionError if the server cannot be reached, _Refused if it refuses to send the
+    file, OSError for any other failure.
     """
     path = Path(model_dir, file.name)
     part = _Part(path)
@@ -1037,7 +1088,7 @@ def _is_whole(model_dir: str, file: PublishedFile) -> bool:
     return path.is_file() and file.size in (None, path.stat().st_size)
 
 
-def _missing_openai_files(model_dir: str, model_size: str) -> list[str]:
+def _missing_openai_files(model_size: str, model_dir: str) -> list[str]:
     """The files that a folder needs for OpenAI's layout: not there, or of a wrong size."""
     present = os.listdir(model_dir) if os.path.isdir(model_dir) else []
     prefix = _checkpoint_prefix(model_dir) or "model.ckpt"
@@ -1053,20 +1104,29 @@ def _missing_openai_files(model_dir: str, model_size: str) -> list[str]:
 
 
 def _missing_hugging_face_files(model_dir: str) -> list[str]:
-    """The files that a folder needs for Hugging Face's layout, and does not have."""
+    """The files that a folder needs for Hugging Face's layout, and does not have.
+
+    Sizes are not compared: somebody's own model may be in a folder called 124M, and its files have
+    other sizes than the published ones. `_fetch` gives a file its name only when it is whole.
+    """
     return [name for name in HUGGING_FACE_FILES if not Path(model_dir, name).is_file()]
 
 
 def _what_is_missing(model_size: str, model_dir: str) -> str:
     found = f"has {os.listdir(model_dir)}" if os.path.isdir(model_dir) else "is not there"
     hugging_face = _missing_hugging_face_files(model_dir)
-    openai = _missing_openai_files(model_dir, model_size)
+    openai = _missing_openai_files(model_size, model_dir)
     return (
         f"{model_dir} {found}: lacks {hugging_face} of Hugging Face's layout, {openai} of OpenAI's"
     )
 
 
 # ------------------------------------------------------------------ fetching a model
+#
+# To add another place that models come from: write a function like `_fetch_openai_files`, which
+# calls `_fetch` for each file that the folder lacks, and lets its ConnectionError and _Refused
+# pass, since they mean that another place should be asked. Call it in `_fetch_published_model` if
+# it has OpenAI's four models, or else in `download_gpt2_files`.
 
 
 def _fetch_openai_files(base_url: str, model_size: str, model_dir: str) -> None:
@@ -1079,25 +1139,30 @@ def _fetch_openai_files(base_url: str, model_size: str, model_dir: str) -> None:
             _fetch(f"{base_url}/{quote(model_size)}/{file.name}", model_dir, file)
 
 
-def _fetch_from_hub(repository: HubRepository, model_dir: str, notice: str = "") -> None:
-    """Fetch those of the four files of Hugging Face's layout that a folder does not have.
-
-    `notice` is printed on standard error once the Hub has answered.
-    """
+def _fetch_hub_file(repository: HubRepository, model_dir: str, file: PublishedFile) -> None:
+    """Fetch a file of a repository. If it is not there, the error says what is needed."""
     from urllib.parse import quote
 
     hub_url = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB_URL
+    url = f"{hub_url}/{quote(repository.name)}/resolve/{repository.revision}/{file.name}"
+    try:
+        _fetch(url, model_dir, file)
+    except _NotFound as error:
+        if file.name == "model.safetensors":
+            hint = "a repository with only a pickle (pytorch_model.bin) is not read"
+        else:
+            hint = f"a public repository with {', '.join(HUGGING_FACE_FILES)} is needed"
+        raise _NotFound(f"{error}: {hint}") from None
+
+
+def _fetch_from_hub(repository: HubRepository, model_dir: str, notice: str = "") -> None:
+    """Fetch those of the four files of Hugging Face's layout that a folder does not have.
+
+    `notice` is printed on standard error once the Hub has sent the configuration.
+    """
     for file in repository.files:
-        url = f"{hub_url}/{quote(repository.name)}/resolve/{repository.revision}/{file.name}"
-        try:
-            if not Path(model_dir, file.name).is_file():
-                _fetch(url, model_dir, file)
-        except _NotFound as error:
-            if file.name == "model.safetensors":
-                hint = "a repository with only a pickle (pytorch_model.bin) is not read"
-            else:
-                hint = f"a public repository with {', '.join(HUGGING_FACE_FILES)} is needed"
-            raise _NotFound(f"{error}: {hint}") from None
+        if not Path(model_dir, file.name).is_file():
+            _fetch_hub_file(repository, model_dir, file)
         if file.name == "config.json":
             _read_hugging_face_hparams(model_dir)  # refuse other models before fetching weights
             if notice:
@@ -1107,15 +1172,16 @@ def _fetch_from_hub(repository: HubRepository, model_dir: str, notice: str = "")
 def _fetch_published_model(model_size: str, model_dir: str) -> None:
     """Fetch one of OpenAI's four models: from OpenAI, or else the same weights from the Hub."""
     try:
-        return _fetch_openai_files(OPENAI_URL, model_size, model_dir)
+        _fetch_openai_files(OPENAI_URL, model_size, model_dir)
+        return
     except (ConnectionError, _Refused) as error:
-        first_error = error
+        openai_error = error
     repository = SAME_ON_THE_HUB[model_size]
-    notice = f"{first_error}; fetching {repository.name} from the Hugging Face Hub instead"
+    notice = f"{openai_error}; fetching {repository.name} from the Hugging Face Hub instead"
     try:
         _fetch_from_hub(repository, model_dir, notice)
     except (ConnectionError, _Refused) as error:
-        raise type(error)(f"{first_error}; {error}") from None
+        raise type(error)(f"{openai_error}; {error}") from None
 
 
 def download_gpt2_files(model_size: str, model_dir: str) -> None:
@@ -1125,13 +1191,14 @@ def download_gpt2_files(model_size: str, model_dir: str) -> None:
     The four come from OpenAI. If its server refuses or cannot be reached, they come from the Hub,
     in Hugging Face's layout, and a line on standard error says so.
 
-    Environment: GPT2_BASE_URL is a mirror, which is then asked instead of OpenAI and the Hub, and
-    may have models of other names, too. HF_ENDPOINT is the Hub's address.
+    Environment: GPT2_BASE_URL is the address of a mirror of OpenAI's files. All models but
+    OWNER/NAME then come from it and from nowhere else, and they may have any name. OWNER/NAME
+    always comes from the Hub. HF_ENDPOINT is the Hub's address.
 
     A file is called `<name>.part` until it is whole, and a later run continues it. Its size and
-    SHA-256 are checked where they are published, or the Hub says them.
+    SHA-256 are checked where they are published, or the Hub gives them.
     Raises FileNotFoundError for an unknown model, the built-in ConnectionError if no server can be
-    reached, OSError for all other trouble, ValueError for a model on the Hub that is not a GPT-2.
+    reached, OSError for any other failure, ValueError for a model on the Hub that is not a GPT-2.
     """
     mirror = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
     if "/" in model_size:
@@ -1162,19 +1229,19 @@ def _check_model_size(model_size: str, models_dir: str) -> None:
         )
 
 
-def _folder_reader(model_dir: str, model_size: str) -> Callable | None:
-    """The function that reads a folder, or None if it is not complete in either layout.
+def _complete_layout(model_size: str, model_dir: str) -> tuple[str, str] | None:
+    """The layout in which a folder is read, or None if it is not complete in either.
 
-    If it is in both, the safetensors file holds somebody's own weights, and is read. Only if an
-    earlier version of this file made it from the checkpoint, the checkpoint is read: it may have
-    changed since.
+    If it is in both, the safetensors file holds somebody's own weights, and Hugging Face's layout
+    is read. There is one exception: if an earlier version of this file made the safetensors file
+    from the checkpoint, OpenAI's layout is read, because the checkpoint may have changed since.
     """
-    has_openai = not _missing_openai_files(model_dir, model_size)
+    has_openai = not _missing_openai_files(model_size, model_dir)
     has_hugging_face = not _missing_hugging_face_files(model_dir)
     if has_hugging_face and not (has_openai and _is_conversion(model_dir)):
-        return _read_hugging_face_folder
+        return HUGGING_FACE_LAYOUT
     if has_openai:
-        return _read_openai_folder
+        return OPENAI_LAYOUT
     return None
 
 
@@ -1191,12 +1258,16 @@ def load_encoder_hparams_and_params(
     """
     _check_model_size(model_size, models_dir)
     model_dir = os.path.join(models_dir, model_size)
-    read_folder = _folder_reader(model_dir, model_size)
-    if read_folder is None:
+    layout = _complete_layout(model_size, model_dir)
+    if layout is None:
         download_gpt2_files(model_size, model_dir)
-        read_folder = _folder_reader(model_dir, model_size)
-    if read_folder is None:
+        layout = _complete_layout(model_size, model_dir)
+    if layout is None:
         raise FileNotFoundError(_what_is_missing(model_size, model_dir))
-    encoder = get_encoder(model_size, models_dir)
-    hparams, params = read_folder(model_dir)
+    # The tokenizer and the weights of the same layout: in a folder with both they may differ.
+    encoder = get_encoder(model_size, models_dir, [layout])
+    if layout == OPENAI_LAYOUT:
+        hparams, params = _read_openai_folder(model_dir)
+    else:
+        hparams, params = _read_hugging_face_folder(model_dir)
     return encoder, hparams, params

@@ -244,6 +244,7 @@ def test_an_error_quotes_a_long_value_in_part():
         (["--temprature=1"], "--temprature"),
         (["a", "--top_k"], "--top_k"),
         (["one", "two"], "two"),
+        (["one", "two", "three"], "two"),
         (["one", "--prompt=two"], "two"),
         (["--", "one", "two"], "two"),
         (["--noquiet"], "--noquiet"),
@@ -389,6 +390,17 @@ def test_ctrl_c_ends_quietly():
     assert run(main) == (130, "", "")
 
 
+def start(program, stdout, *arguments):
+    """Start a program in a Python that buffers its output, as it does for every user."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+    )
+
+
 def test_a_reader_that_goes_away_ends_the_run_quietly():
     program = """
 import command_line
@@ -399,17 +411,43 @@ def main():
 
 command_line.run(main)
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with start(program, subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=60) == 141
+
+
+# What it prints is so short that Python keeps it until the end.
+SHORT_OUTPUT = """
+import command_line
+
+def main(prompt: str = ""):
+    '''Print a line.'''
+    print("a line")
+    if prompt == "fail":
+        raise ValueError("an error")
+
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["fail"]])
+def test_a_reader_that_is_gone_before_the_output_ends_the_run_quietly(arguments):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with start(SHORT_OUTPUT, write_end, *arguments) as process:
+        os.close(write_end)
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_an_error_of_one_line():
+    with open("/dev/full", "wb") as full, start(SHORT_OUTPUT, full) as process:
+        error = process.stderr.read().decode()
+        assert "No space left" in error and error.count("\n") == 1
+        assert process.wait(timeout=60) == 1
 
 
 def test_the_streams_are_utf8_in_any_locale():

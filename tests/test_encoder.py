@@ -584,6 +584,23 @@ def test_broken_vocabulary(tmp_path, vocab):
     assert "\n" not in str(error.value)
 
 
+def test_a_vocabulary_without_tokens_is_refused_as_such(tmp_path):
+    (tmp_path / "vocab.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("a b\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no tokens"):
+        get_encoder(tmp_path.name, tmp_path.parent)
+
+
+def test_one_layout_of_two_can_be_asked_for(tmp_path):
+    write(tmp_path / "m", OPENAI, byte_level_vocab(), "")
+    write(tmp_path / "m", HUGGINGFACE, VOCAB, "h e\n")
+    assert get_encoder("m", tmp_path).encode("he") == [71, 68]
+    assert get_encoder("m", tmp_path, [HUGGINGFACE]).encode("he") == [257]
+    (tmp_path / "m" / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"merges\.txt"):
+        get_encoder("m", tmp_path, [HUGGINGFACE])
+
+
 @pytest.mark.parametrize(
     "merges", [b"a b\nabc\n", b"a b c\n", b"<!DOCTYPE html>\n<html>", b"\xff\xfea b"]
 )

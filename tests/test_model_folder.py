@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from random_models import TINY, random_params
 
 import utils
+from encoder import byte_level_vocab
 
 ROOT = Path(__file__).parent.parent
 
@@ -331,6 +332,20 @@ def test_somebodys_own_weights_win_over_the_checkpoint(openai_folder, metadata):
     assert contents(openai_folder) == before
 
 
+def test_the_tokenizer_is_that_of_the_weights_which_are_read(openai_folder, mini):
+    """Each layout with a vocabulary of its own: "A" is 32 in GPT-2's, and 1032 in the other."""
+    add_hugging_face_files(openai_folder, mini, None)
+    vocabulary = {token: 1000 + i for token, i in byte_level_vocab().items()}
+    (openai_folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (openai_folder / "merges.txt").write_text("#version: 0.2\n")
+    assert load("mini", openai_folder.parent)[0].encode("A") == [1032]
+    add_hugging_face_files(openai_folder, mini, CONVERSION)  # then the checkpoint is read
+    (openai_folder / "vocab.json").write_text(json.dumps(vocabulary))
+    assert load("mini", openai_folder.parent)[0].encode("A") == [32]
+    (openai_folder / "model.safetensors").unlink()  # of Hugging Face's layout only a part is there
+    assert load("mini", openai_folder.parent)[0].encode("A") == [32]
+
+
 @pytest.mark.parametrize("layout", ["openai", "hugging_face"])
 def test_loading_imports_nothing_heavy(layout, request, tiny_folder, tiny):
     if layout == "openai":
@@ -403,7 +418,7 @@ def test_a_failed_save_leaves_the_old_model(tmp_path, tiny, tokens):
 
 
 def test_no_mixture_of_two_models_is_ever_whole(tmp_path, tiny, tokens, monkeypatch):
-    """A save over another model that ends between two of its four renames."""
+    """A save over another model that ends between two of its four renames loses no weights."""
     replace = Path.replace
     for name in HUGGING_FACE_FILES:
 
@@ -413,11 +428,13 @@ def test_no_mixture_of_two_models_is_ever_whole(tmp_path, tiny, tokens, monkeypa
             return replace(path, target)
 
         utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+        weights = (tmp_path / "tiny" / "model.safetensors").read_bytes()
         with monkeypatch.context() as patch, pytest.raises(OSError, match="plug"):
             patch.setattr(Path, "replace", fail)
             utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
         with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
             load("tiny", tmp_path)
+        assert (tmp_path / "tiny" / "model.safetensors.old").read_bytes() == weights
 
 
 def test_transformers_reads_a_saved_checkpoint(openai_folder, mini, tmp_path):
