@@ -14,12 +14,12 @@ take them, so that `**params` wires the model (w: weights, b: bias, g: gain):
     {"wte": [n_vocab, n_embd],                          an embedding for each token
      "wpe": [n_ctx, n_embd],                            an embedding for each position
      "blocks": [                                        n_layer of these:
-         {"ln_1": {"g": [n_embd], "b": [n_embd]},           normalises what attention gets
+         {"ln_1": {"g": [n_embd], "b": [n_embd]},           normalises the input of attention
           "attn": {"c_attn": {"w": [n_embd, 3 * n_embd],    makes queries, keys and values
                               "b": [3 * n_embd]},
                    "c_proj": {"w": [n_embd, n_embd],        mixes the results of the heads
                               "b": [n_embd]}},
-          "ln_2": {"g": [n_embd], "b": [n_embd]},           normalises what the next layer gets
+          "ln_2": {"g": [n_embd], "b": [n_embd]},           normalises the input of the next
           "mlp": {"c_fc": {"w": [n_embd, 4 * n_embd],       the feed-forward layer: widens,
                            "b": [4 * n_embd]},
                   "c_proj": {"w": [4 * n_embd, n_embd],     and narrows again
@@ -34,10 +34,10 @@ positions, and `...` stands for any axes before those named: none for one text, 
 and within attention n_head as well.
 
 Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), and
-how the work is spread over the processor's cores (`fast/`). What comes from there affects speed
-only. So while reading, take `product(x, w)` as `x @ w`, and ignore `@by_rows`, `@by_columns` and
-`@by_queries` (each promises that a function treats its rows, columns or queries one by one, so that
-it may be called on a part of them at a time) and `blas_threads_for`.
+how the work is spread over the processor's cores (`fast/`). What is imported from `fast/` affects
+only speed. So while reading, take `product(x, w)` as `x @ w`, and ignore `@by_rows`, `@by_columns`
+and `@by_queries` (each promises that a function treats its rows, columns or queries one by one, so
+that it may be called on a part of them at a time) and `blas_threads_for`.
 
 Names are those of OpenAI's checkpoint. Source: Radford et al., "Language Models are Unsupervised
 Multitask Learners", 2019. Every array keeps the dtype of the parameters: constants are plain Python
@@ -71,7 +71,7 @@ def gelu(x: Array) -> Array:
     >>> [round(float(y), 3) for y in gelu(np.array([[-1, 0, 1]], np.float32))[0]]
     [-0.159, 0.0, 0.841]
     """
-    cubic = x * x * x  # x ** 3 would take NumPy some 75 times as long
+    cubic = x * x * x  # x ** 3 is about 75 times slower in NumPy
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * cubic)))
 
 
@@ -135,8 +135,8 @@ def attention(q: Array, k: Array, v: Array, mask: Array | float) -> Array:
 class KVCache:
     """The keys and values that one block has computed for the positions so far.
 
-    They never change, since no position looks at a later one. So when a text grows by a token, only
-    the new position has to go through the model, and attends to what is kept here.
+    They stay valid when the text grows, since no position looks at a later one. So only the new
+    position has to go through the model, and attends to what is kept here.
 
     k, v: [n_texts, n_head, n_positions, d_head]; n_seq [n_texts]: how many positions are filled.
     """
@@ -169,7 +169,7 @@ def empty_caches(
     n_ctx, n_embd = params["wpe"].shape
     shape = n_texts, n_head, n_positions or n_ctx, n_embd // n_head
 
-    def zeros():  # not np.empty: what is not filled yet is hidden by the mask, but must be a number
+    def zeros():  # not np.empty: the mask hides unfilled positions, but a NaN there would spread
         return np.zeros(shape, params["wpe"].dtype)
 
     return [KVCache(zeros(), zeros(), np.zeros(n_texts, int)) for _ in params["blocks"]]
@@ -207,8 +207,8 @@ def mha(
 ) -> Array:
     """Causal multi-head self-attention: [..., n_seq, n_embd] -> [..., n_last, n_embd]
 
-    The result is that of the last `n_last` rows of x (default: all). Their queries suffice for it,
-    but keys and values are needed for every row.
+    The result is that of the last `n_last` rows of x (default: all). Only those rows need queries;
+    every row needs keys and values.
     With a cache, the rows of x are the positions after those in it, and attend to those too.
     """
     n_seq = x.shape[-2]
@@ -332,7 +332,8 @@ class Window:
     """A text as the model sees it: its last n_ctx ids at most, and caches of those it has read.
 
     To continue a text, call `logits`, which reads all unread ids, choose the next id from the
-    result, and `append` it: it is the only unread one then.
+    result, and `append` it; it is then the only unread one. `greedy_ids` below also hands `logits`
+    a guess: ids that may come next, to be read in the same pass. `append` keeps those it chose.
     """
 
     def __init__(
@@ -352,7 +353,7 @@ class Window:
         return self.ids[self.caches[0].n_seq[0] :]
 
     def logits(self, guess: Sequence[int] = ()) -> Array:
-        """Read what is unread, and then `guess`, which may be what comes next.
+        """Read what is unread, and then the ids of `guess`.
 
         -> the logits after the text, and after each id of the guess: [1 + len(guess), n_vocab]
         """
@@ -372,7 +373,7 @@ class Window:
         A window that has become too long drops its oldest half, and has to read the rest again.
         """
         self.ids += new_ids
-        n_read = len(self.ids) - 1  # not the rest of a guess, of which only a part was chosen
+        n_read = len(self.ids) - 1  # forgets wrongly guessed ids, which have been read as well
         if len(self.ids) > self.n_ctx:
             self.ids = self.ids[(self.n_ctx + 1) // 2 :]
             n_read = 0  # positions are absolute: what is left needs new keys and values
@@ -390,14 +391,13 @@ def sampled_ids(window: Window, n_tokens: int, **sampling) -> Iterator[int]:
 
 # ---------------------------------------------------------------- greedy generation, with guesses
 #
-# A pass over one position takes as long as reading all weights from memory does. A pass over ten
-# reads them once as well, and takes little longer. So where the last few ids of a text have
-# occurred in it before, what followed them then is taken as a guess at what follows now. One pass
-# over the whole guess shows what the model would choose after each of its ids, and its correct
-# beginning is kept (prompt lookup decoding, Saxena, 2023). The ids are those of `sampled_ids` at
-# temperature 0.
+# A pass over one position is limited by reading all weights from memory. A pass over ten also
+# reads them only once, and takes little longer. So where the last few ids of a text have occurred
+# before, what followed them then is taken as a guess at what follows now. One pass over the whole
+# guess shows what the model would choose after each of its ids, and its correct beginning is kept
+# (prompt lookup decoding, Saxena, 2023). The ids are those of `sampled_ids` at temperature 0.
 
-TOO_CLOSE = 1e-4  # relative to the best logit; rounding errors are about 1e-6
+TOO_CLOSE = 1e-4  # relative to the best logit, or to 1; rounding errors are about 1e-6
 
 
 def too_close(logits: Array) -> bool:
@@ -414,7 +414,8 @@ def confirmed(guess: Sequence[int], logits: Array) -> tuple[list[int], bool]:
     """The ids that the model itself chooses: the correct beginning of `guess`, and one id more.
 
     logits [1 + len(guess), n_vocab] follow the text, and each id of the guess.
-    If a choice is too close, the ids end before it and the second value is False.
+    If there is a guess and a choice is too close, the ids end before it and the second value is
+    False. Without a guess it is the pass that `sampled_ids` makes, whose choice counts.
     """
     new_ids = []
     for row, guessed_id in zip(logits, [*guess, None], strict=True):
@@ -429,15 +430,15 @@ def confirmed(guess: Sequence[int], logits: Array) -> tuple[list[int], bool]:
 def greedy_ids(window: Window, n_tokens: int) -> Iterator[int]:
     """Yield the `n_tokens` most likely ids that continue `window`, often several per pass.
 
-    `guesses` is told how long passes take, since that decides how long a guess may be and whether
-    it pays. Until it knows the time of a pass over one position, its guesses are empty.
+    `guesses` is told how long each pass took, by which it decides how long a guess should be and
+    whether guessing pays. Its guesses are empty until it knows how long one position takes.
     """
     guesses = Guesses(window.ids)  # it keeps a copy
     is_sure = True
     while n_tokens > 0:
-        is_one_position = len(window.unread()) == 1  # several: a prompt, or half a window again
+        has_one_unread = len(window.unread()) == 1  # more: a prompt, or the half-window reread
         room = min(window.n_ctx - len(window.ids), n_tokens - 1)
-        guess = guesses.guess(room) if is_one_position and is_sure else []
+        guess = guesses.guess(room) if has_one_unread and is_sure else []
         start = perf_counter()
         logits = window.logits(guess)
         seconds = perf_counter() - start
@@ -445,7 +446,7 @@ def greedy_ids(window: Window, n_tokens: int) -> Iterator[int]:
         window.append(new_ids)
         for new_id in new_ids:
             guesses.append(new_id)
-        if is_one_position:
+        if has_one_unread:
             guesses.record_pass(seconds, len(guess), len(new_ids))
         n_tokens -= len(new_ids)
         yield from new_ids
@@ -482,10 +483,10 @@ def generate(
 ) -> list[int]:
     """The ids that the model writes after `inputs` (ids): only the new ones.
 
-    Of inputs longer than the window only the end is used; when the window is full, its oldest half
-    is dropped. The options are those of `generate_stream`: `stop_id` ends the text when it is
-    chosen, and is left out; `lookup=False` turns guessing off; `temperature`, `top_k`, `top_p` and
-    `rng` are those of `sample`. Raises ValueError for empty inputs.
+    If the inputs are longer than the window, only their end is used; when the window is full, its
+    oldest half is dropped. The options are those of `generate_stream`: `stop_id` ends the text when
+    it is chosen, and is left out; `lookup=False` turns guessing off; `temperature`, `top_k`,
+    `top_p` and `rng` are those of `sample`. Raises ValueError for empty inputs.
     """
     return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, **options))
 
@@ -493,8 +494,9 @@ def generate(
 # ---------------------------------------------------------------- several texts side by side
 #
 # One pass advances all of them by a position, and reads the weights once. Their windows share one
-# cache for each block: the cache of a window is a view of its place in it, so a position that is
-# read through the one is in the other as well. Running texts fill the first places.
+# cache for each block: the cache of a window is a view of its place in it, so a position read
+# through either is present in both. Running texts fill the first places: when one ends, the last
+# one takes its place.
 
 
 def copy_caches(source: list[KVCache], target: list[KVCache]) -> None:
@@ -522,29 +524,33 @@ def first_logits(windows: list[Window]) -> list[Array]:
 def next_logits(windows: list[Window], caches: list[KVCache], is_greedy: bool) -> list[Array]:
     """Logits [n_vocab] after each running text, in one pass.
 
-    `caches` are those of all windows, in their order.
+    `caches` are those of all these windows, in their order.
     """
     if len(windows) == 1:
         return [windows[0].logits()[-1]]
     rows_alone = {}
     for i, window in enumerate(windows):
         if len(window.unread()) > 1:  # half a window has to be read again
+            # The logits are taken from this pass, as `generate` would take them. The pass below
+            # needs one id of every text, so the newest one of this text is read once more.
             rows_alone[i] = window.logits()[-1]
-            window.append([])  # makes its newest id unread again, as those of the others are
+            window.append([])
     newest = np.array([window.ids[-1:] for window in windows])  # [n_texts, n_seq = 1]
     params, n_head = windows[0].params, windows[0].n_head
     rows = list(gpt2(newest, **params, n_head=n_head, caches=caches)[:, 0])
     for i, window in enumerate(windows):
         if i in rows_alone:
             rows[i] = rows_alone[i]
-        elif is_greedy and too_close(rows[i]):  # a draw hardly ever comes that close to an edge
+        # When sampling, rounding matters only if the random number falls within some 1e-6 of the
+        # border between two tokens, which is too rare to check.
+        elif is_greedy and too_close(rows[i]):
             window.append([])
             rows[i] = window.logits()[-1]
     return rows
 
 
 def remove(place: int, running: list[tuple[int, Window]]) -> None:
-    """The text at `place` has ended. The last one moves there, if it is another one."""
+    """Drop the text at `place`, which has ended; the last running one moves into its place."""
     i, window = running.pop()
     if place < len(running):
         _, ended = running[place]
@@ -565,8 +571,7 @@ def generate_side_by_side(
     top_p: float = 1.0,
     rngs: list[np.random.Generator] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Continue several texts (ids) at once: yield (i, new id) for one text after the other, again
-    and again.
+    """Continue several texts (ids) at once: yield (i, new id), taking the texts in turn.
 
     The new ids of each are those that `generate` gives for it alone, with rngs[i] as its rng.
     Raises ValueError for a text without ids.
@@ -611,8 +616,11 @@ def load_model(model_size: str | None, models_dir: str):
     try:
         return load_encoder_hparams_and_params("124M", models_dir)
     except ConnectionError as error:
-        notice = "using the small bundled model, which only knows Python. For GPT-2 124M fix this"
-        print(f"gpt2.py: {error}; {notice}, or set GPT2_BASE_URL to a mirror", file=sys.stderr)
+        notice = (
+            "using the small bundled model, which only knows Python. To use GPT-2 124M, restore"
+        )
+        notice += " the connection, or set GPT2_BASE_URL to a mirror"
+        print(f"gpt2.py: {error}; {notice}", file=sys.stderr)
         bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
         return load_encoder_hparams_and_params("python", bundled)
 
@@ -692,7 +700,7 @@ def main(
                               (124M; without a network the small bundled model, python)
     --models_dir DIR          where model folders are kept (models)
     --temperature X           0 takes the most likely token, 1 samples as trained, in between
-                              is more careful, above is wilder (0)
+                              is more conservative, above is wilder (0)
     --top_k K                 sample among the K most likely tokens; 0: among all (0)
     --top_p P                 sample among the smallest set of probability P or more (1)
     --seed N                  the same seed gives the same text; sample i has seed N + i
