@@ -617,10 +617,10 @@ def load_model(model_size: str | None, models_dir: str):
         return load_encoder_hparams_and_params("124M", models_dir)
     except ConnectionError as error:
         notice = (
-            "using the small bundled model, which only knows Python. To use GPT-2 124M, restore"
+            f"gpt2.py: {error}; using the small bundled model, which only knows Python. "
+            "For GPT-2 124M, restore the connection or set GPT2_BASE_URL to a mirror"
         )
-        notice += " the connection, or set GPT2_BASE_URL to a mirror"
-        print(f"gpt2.py: {error}; {notice}", file=sys.stderr)
+        print(notice, file=sys.stderr)
         bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
         return load_encoder_hparams_and_params("python", bundled)
 
