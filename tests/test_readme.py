@@ -9,7 +9,13 @@ import pytest
 import gpt2
 
 ROOT = Path(gpt2.__file__).parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/benchmarks.md", "models/python/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/benchmarks.md",
+    "docs/where_to_change.md",
+    "models/python/README.md",
+]
 
 
 def test_its_python_runs(monkeypatch, capsys):
