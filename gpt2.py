@@ -44,6 +44,8 @@ Multitask Learners", 2019. Every array keeps the dtype of the parameters: consta
 numbers, since a float64 scalar of NumPy such as `np.sqrt(2)` would turn float32 into float64.
 """
 
+from __future__ import annotations  # so that no hint is looked up, in jax.numpy for instance
+
 import math
 import os
 import sys
@@ -157,7 +159,7 @@ class KVCache:
         n_k = max(starts) + n_new
         return self.k[:, :, :n_k], self.v[:, :, :n_k]
 
-    def __getitem__(self, texts: slice) -> "KVCache":
+    def __getitem__(self, texts: slice) -> KVCache:
         """The cache of some of the texts: a view, not a copy."""
         return KVCache(self.k[texts], self.v[texts], self.n_seq[texts])
 
@@ -251,7 +253,7 @@ def transformer_block(
 
 
 def gpt2(
-    inputs: Iterable[int] | Array,
+    inputs: Sequence[int] | Array,
     wte: Array,
     wpe: Array,
     blocks: list[dict],
@@ -265,18 +267,22 @@ def gpt2(
     With `caches` (`empty_caches` makes them) the inputs are [n_texts, n_seq], and are placed after
     the cached positions. With `n_last`, only the logits after the last few inputs are computed:
     -> [..., n_last, n_vocab].
-    Raises ValueError for no inputs, and for more positions than the window has.
+    Raises ValueError for no inputs, for more positions than the window or the caches have room
+    for, and for an `n_last` that is not from 1 to n_seq.
     """
     inputs = np.asarray(inputs)
-    n_seq, n_cached = inputs.shape[-1], 0
+    n_seq, n_cached, room = inputs.shape[-1], 0, len(wpe)
     positions = np.arange(n_seq)  # [n_seq]
     if caches:
         n_cached = max(caches[0].n_seq.tolist())
+        room = min(room, caches[0].k.shape[2])
         positions = caches[0].n_seq[:, None] + positions  # [n_texts, n_seq]
-    if not 0 < n_seq <= len(wpe) - n_cached:
+    if not 0 < n_seq <= room - n_cached:
         raise ValueError(
-            f"{n_seq} ids after {n_cached} cached ones: the window takes 1 to {len(wpe)} in all"
+            f"{n_seq} ids after {n_cached} cached ones: there is room for 1 to {room} in all"
         )
+    if n_last is not None and not 0 < n_last <= n_seq:
+        raise ValueError(f"n_last is {n_last}: expected 1 to {n_seq}, of so many inputs")
     x = wte[inputs] + wpe[positions]  # which token + where: [..., n_seq] -> [..., n_seq, n_embd]
     for i, block in enumerate(blocks):
         cache = caches[i] if caches else None
@@ -381,10 +387,17 @@ class Window:
             cache.n_seq[:] = n_read
 
 
-def sampled_ids(window: Window, n_tokens: int, **sampling) -> Iterator[int]:
-    """Yield `n_tokens` ids that continue `window`, one per pass; `sampling` goes to `sample`."""
+def sampled_ids(
+    window: Window,
+    n_tokens: int,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    rng: np.random.Generator | None = None,
+) -> Iterator[int]:
+    """Yield `n_tokens` ids that continue `window`, one per pass, chosen by `sample`."""
     for _ in range(n_tokens):
-        new_id = sample(window.logits()[-1], **sampling)
+        new_id = sample(window.logits()[-1], temperature, top_k, top_p, rng)
         window.append([new_id])
         yield new_id
 
@@ -470,8 +483,7 @@ def generate_stream(
     if lookup and temperature == 0:
         new_ids = greedy_ids(window, n_tokens_to_generate)
     else:
-        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "rng": rng}
-        new_ids = sampled_ids(window, n_tokens_to_generate, **sampling)
+        new_ids = sampled_ids(window, n_tokens_to_generate, temperature, top_k, top_p, rng)
     for new_id in new_ids:
         if new_id == stop_id:
             return
@@ -479,16 +491,38 @@ def generate_stream(
 
 
 def generate(
-    inputs: Iterable[int], params: dict, n_head: int, n_tokens_to_generate: int, **options
+    inputs: Iterable[int],
+    params: dict,
+    n_head: int,
+    n_tokens_to_generate: int,
+    *,
+    stop_id: int | None = None,
+    lookup: bool = True,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    rng: np.random.Generator | None = None,
 ) -> list[int]:
     """The ids that the model writes after `inputs` (ids): only the new ones.
 
     If the inputs are longer than the window, only their end is used; when the window is full, its
-    oldest half is dropped. The options are those of `generate_stream`: `stop_id` ends the text when
-    it is chosen, and is left out; `lookup=False` turns guessing off; `temperature`, `top_k`,
-    `top_p` and `rng` are those of `sample`. Raises ValueError for empty inputs.
+    oldest half is dropped. `stop_id` ends the text when it is chosen, and is left out;
+    `lookup=False` turns guessing off; `temperature`, `top_k`, `top_p` and `rng` are those of
+    `sample`. Raises ValueError for empty inputs.
     """
-    return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, **options))
+    new_ids = generate_stream(
+        inputs,
+        params,
+        n_head,
+        n_tokens_to_generate,
+        stop_id=stop_id,
+        lookup=lookup,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        rng=rng,
+    )
+    return list(new_ids)
 
 
 # ---------------------------------------------------------------- several texts side by side
@@ -537,7 +571,8 @@ def next_logits(windows: list[Window], caches: list[KVCache], is_greedy: bool) -
             window.append([])
     newest = np.array([window.ids[-1:] for window in windows])  # [n_texts, n_seq = 1]
     params, n_head = windows[0].params, windows[0].n_head
-    rows = list(gpt2(newest, **params, n_head=n_head, caches=caches)[:, 0])
+    with blas_threads_for(len(windows)):
+        rows = list(gpt2(newest, **params, n_head=n_head, caches=caches)[:, 0])
     for i, window in enumerate(windows):
         if i in rows_alone:
             rows[i] = rows_alone[i]
@@ -592,7 +627,7 @@ def generate_side_by_side(
     for n_made in range(1, n_tokens_to_generate + 1):
         ended_places = []
         for place, (i, window) in enumerate(running):
-            new_id = sample(rows[place], temperature, top_k, top_p, rng=rngs[i])
+            new_id = sample(rows[place], temperature, top_k, top_p, rngs[i])
             if new_id == stop_id:
                 ended_places.append(place)
             else:

@@ -12,7 +12,6 @@ part of the time on guesses that fail.
 
 from collections import deque
 from collections.abc import Iterable
-from statistics import median
 
 N_MATCH = 4  # so many ids have to have occurred before
 LONGEST = 31  # ids in a guess
@@ -98,4 +97,10 @@ class Guesses:
         length = known = n.bit_length()
         while not self.seconds[known]:
             known -= 1
-        return 1.25 ** (length - known) * median(self.seconds[known]) / median(self.seconds[0])
+        return 1.25 ** (length - known) * _median(self.seconds[known]) / _median(self.seconds[0])
+
+
+def _median(numbers: Iterable[float]) -> float:
+    """The middle one of the numbers. The module `statistics` would take longer to import."""
+    numbers = sorted(numbers)
+    return numbers[len(numbers) // 2]

@@ -67,15 +67,18 @@ def test_the_bundled_model_writes_the_same_ids(bundled, even_clock):
         assert gpt2.generate(inputs, params, hparams["n_head"], 60) == plain
 
 
-def test_ids_do_not_depend_on_how_long_passes_take(monkeypatch):
+def test_ids_do_not_depend_on_how_long_passes_take(passes, monkeypatch):
     """The clock decides when to guess, and nothing else."""
-    params = random_params(SIZES, scale=0.2)
-    found = []
+    params = random_params({**SIZES, "n_ctx": 300})
+    found, n_passes = [], set()
     for seed in range(5):
         ticks = iter(np.cumsum(np.random.default_rng(seed).exponential(size=1000)))
         monkeypatch.setattr(gpt2, "perf_counter", lambda ticks=ticks: next(ticks))
+        passes.clear()
         found.append(gpt2.generate([1, 2, 3] * 4, params, N_HEAD, 80))
+        n_passes.add(len(passes))
     assert all(ids == found[0] for ids in found)
+    assert len(n_passes) > 1  # the clocks did lead to other guesses
 
 
 def test_text_that_repeats_takes_few_passes(passes, even_clock):
@@ -90,7 +93,7 @@ def test_text_that_does_not_repeat_costs_next_to_nothing(passes, even_clock):
     rng = np.random.default_rng(0)
     inputs = rng.integers(0, 60, 200).tolist()  # pairs recur by chance, fours hardly do
     gpt2.generate(inputs, params, N_HEAD, 60)
-    assert len(passes) <= 60 and sum(n_seq for _, n_seq in passes) - len(inputs) < 80
+    assert sum(n_seq for _, n_seq in passes) - len(inputs) < 80
 
 
 def test_guesses_stop_where_passes_over_several_positions_are_slow(passes, monkeypatch):
@@ -208,7 +211,10 @@ def test_several_samples_of_one_prompt_read_it_once_and_go_on_as_alone(n_prompt,
     params = random_params(SIZES)
     ids = np.random.default_rng(4).integers(0, 40, n_prompt).tolist()
     found = write_side_by_side([ids] * 3, params, 40, range(3), temperature=1.0)
-    assert passes[:2] == [(1, min(n_prompt, 32)), (3, 1)] or n_prompt >= 32
+    if n_prompt < SIZES["n_ctx"]:
+        assert passes[:2] == [(1, n_prompt), (3, 1)]
+    else:  # each text drops half of its window, and reads the rest again
+        assert passes[:5] == [(1, SIZES["n_ctx"]), *3 * [(1, 17)], (3, 1)]
     for seed, new_ids in enumerate(found):
         rng = np.random.default_rng(seed)
         assert new_ids == gpt2.generate(ids, params, N_HEAD, 40, rng=rng, temperature=1.0)

@@ -191,6 +191,20 @@ def test_cached_logits_of_long_inputs(cuts):
         np.testing.assert_allclose(logits[0, 0], reference, rtol=0, atol=1e-4)
 
 
+def test_a_cache_with_less_room_than_the_window_refuses_what_does_not_fit():
+    params = random_params(TINY)
+    caches = gpt2.empty_caches(params, N_HEAD, n_positions=4)
+    gpt2.gpt2([[1, 2, 3, 4]], **params, n_head=N_HEAD, caches=caches)
+    with pytest.raises(ValueError, match="4"):
+        gpt2.gpt2([[5]], **params, n_head=N_HEAD, caches=caches)
+
+
+@pytest.mark.parametrize("n_last", [0, -1, 4])
+def test_more_logits_than_inputs_are_refused(n_last):
+    with pytest.raises(ValueError, match="n_last"):
+        gpt2.gpt2([1, 2, 3], **random_params(TINY), n_head=N_HEAD, n_last=n_last)
+
+
 def test_a_full_cache_refuses_one_more():
     params = random_params(TINY)
     caches = gpt2.empty_caches(params, N_HEAD)
