@@ -678,8 +678,12 @@ class _TemporaryError(Exception):
     """An error that the next attempt may not meet."""
 
 
-class _Unreachable(_TemporaryError):
-    """There is no connection to the server."""
+class _NoResponse(_TemporaryError):
+    """The server was asked, and sent no response."""
+
+
+class _Unreachable(_NoResponse):
+    """There is no connection to the server, or no secure one."""
 
 
 class _Busy(_TemporaryError):
@@ -878,16 +882,14 @@ def _append(response, part: _Part, start: int, size: int) -> None:
         raise OSError(f"cannot write {part.path}: {error.strerror}") from None
 
 
-def _error_of_request(url: str, error) -> OSError | _TemporaryError:
-    """The error to raise for an exception of requests."""
-    import requests
-
+def _error_without_response(url: str, error) -> OSError | _TemporaryError:
+    """The error to raise for an exception of requests if no response came."""
     if isinstance(error, ValueError):  # an invalid URL: another attempt is of no use
         return OSError(f"{url}: {error}")
     # Where there is no connection, the first argument is an error of urllib3 that has a reason.
     reason = getattr(error.args[0], "reason", None) if error.args else None
-    if reason is None or isinstance(error, requests.exceptions.SSLError):
-        return _TemporaryError(str(reason or error))
+    if reason is None:  # the connection was closed, or nothing came in time
+        return _NoResponse(str(error))
     return _Unreachable(str(reason))
 
 
@@ -901,20 +903,23 @@ def _fetch_rest(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
 
     try:
         response, file = _get(url, _request_headers(part, file), file)
+    except requests.RequestException as error:
+        raise _error_without_response(url, error) from None
+    try:
         with response:
             _check_status(response, url, part)
             start, size = _start_and_size(response, url, part, file)
             _append(response, part, start, size)
     except requests.RequestException as error:
-        raise _error_of_request(url, error) from None
+        raise _TemporaryError(str(error)) from None
     if part.size != size:
         raise _TemporaryError(f"the connection ended after {part.size} of {size} bytes")
     return file
 
 
-def _final_error(url: str, last_error: _TemporaryError, was_reached: bool) -> OSError:
+def _final_error(url: str, last_error: _TemporaryError, had_response: bool) -> OSError:
     """The error to raise when no more attempts are made."""
-    if not was_reached:
+    if not had_response:
         return ConnectionError(f"cannot reach {url}: {last_error}")
     if isinstance(last_error, _Busy):
         return _Refused(f"{url}: {last_error}")
@@ -924,12 +929,12 @@ def _final_error(url: str, last_error: _TemporaryError, was_reached: bool) -> OS
 def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
     """Fetch the rest of a file in several attempts, with growing pauses -> as `_fetch_rest`.
 
-    As long as each attempt adds to the file, there may be any number of them. If the server was
-    never reached, there is most likely no network, and we give up soon.
+    As long as each attempt adds to the file, there may be any number of them. If there never was
+    a connection, there is most likely no network, and we give up soon.
     """
     n_failures = 0  # since the file last grew
     most_bytes = 0
-    was_reached = False
+    had_connection = had_response = False
     while True:
         try:
             return _fetch_rest(url, part, file)
@@ -940,10 +945,12 @@ def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
             n_failures = 0
         n_failures += 1
         if not isinstance(last_error, _Unreachable):
-            was_reached = True
-        pauses = PAUSES if was_reached else PAUSES[:1]
+            had_connection = True
+        if not isinstance(last_error, _NoResponse):
+            had_response = True
+        pauses = PAUSES if had_connection else PAUSES[:1]
         if n_failures > len(pauses):
-            raise _final_error(url, last_error, was_reached)
+            raise _final_error(url, last_error, had_response)
         time.sleep(pauses[n_failures - 1])
 
 
@@ -958,8 +965,8 @@ def _sha256(path: Path) -> str:
 def _fetch(url: str, model_dir: str, file: PublishedFile) -> None:
     """Fetch a file into a folder. It gets its name once it is whole and has been checked.
 
-    Raises ConnectionError if the server cannot be reached, _Refused if it refuses to send the
-    file, OSError for any other failure.
+    Raises ConnectionError if the server never responds, _Refused if it refuses to send the file,
+    OSError for any other failure.
     """
     path = Path(model_dir, file.name)
     part = _Part(path)
