@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from command_line import check, run
+from encoder import ENDOFTEXT
 from fast.threads import one_blas_thread
 from gpt2 import generate
 from training.adamw import AdamW, cosine_schedule
@@ -173,8 +174,11 @@ class Training:
         self.history, self.best, self.minutes = [], math.inf, 0.0
         self.rng = np.random.default_rng(options.seed)
         self.check_folders()
+        if options.init_from:
+            self.load_model()
         self.read_data()
-        self.make_model()
+        if not options.init_from:
+            self.make_model()
         self.optimizer = AdamW(
             self.params, weight_decay=options.weight_decay, clip=options.grad_clip
         )
@@ -203,11 +207,26 @@ class Training:
         if free < needed:
             raise OSError(f"{existing} has {free} bytes left; checkpoints need {needed}")
 
+    def load_model(self):
+        """The model of --init_from with its tokenizer; float32 arrays that may be written to."""
+        n_ctx, folder = self.options.n_ctx, Path(self.options.init_from)
+        encoder, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
+        if encoder.eot is None:
+            raise ValueError(f"--init_from {folder}: its vocabulary has no {ENDOFTEXT}")
+        if n_ctx > hparams["n_ctx"]:
+            raise ValueError(f"--n_ctx {n_ctx}: {folder} has only {hparams['n_ctx']}")
+        self.encoder, self.hparams = encoder, hparams
+        self.params = map_params(lambda name, p: np.array(p, np.float32), params)
+
     def read_data(self):
-        """Documents -> encoder, training and held-out ids, and always the same held-out windows."""
+        """Documents -> training and held-out ids, and always the same held-out windows.
+
+        A new model's encoder is made here too, since it may learn from the training documents.
+        """
         options = self.options
         train, held_out = split(read_documents(options.data), self.rng)
-        self.encoder = make_encoder(options.init_from or options.tokenizer, train)
+        if not options.init_from:
+            self.encoder = make_encoder(options.tokenizer, train)
         self.train_ids = token_ids(train, self.encoder)
         self.held_out_ids = token_ids(held_out, self.encoder)
         if min(len(self.train_ids), len(self.held_out_ids)) <= options.n_ctx:
@@ -220,24 +239,16 @@ class Training:
         self.tokens_per_byte = len(self.held_out_ids) / n_bytes
 
     def make_model(self):
-        """New parameters, or those of --init_from, as float32 arrays that may be written to."""
+        """New parameters."""
         options = self.options
-        if not options.init_from:
-            self.hparams = {
-                "n_vocab": len(self.encoder.encoder),
-                "n_ctx": options.n_ctx,
-                "n_embd": options.n_embd,
-                "n_head": options.n_head,
-                "n_layer": options.n_layer,
-            }
-            self.params = init_params(self.hparams, self.rng)
-            return
-        folder = Path(options.init_from)
-        _, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
-        if options.n_ctx > hparams["n_ctx"]:
-            raise ValueError(f"--n_ctx {options.n_ctx}: {folder} has only {hparams['n_ctx']}")
-        self.hparams = hparams
-        self.params = map_params(lambda name, p: np.array(p, np.float32), params)
+        self.hparams = {
+            "n_vocab": len(self.encoder.encoder),
+            "n_ctx": options.n_ctx,
+            "n_embd": options.n_embd,
+            "n_head": options.n_head,
+            "n_layer": options.n_layer,
+        }
+        self.params = init_params(self.hparams, self.rng)
 
     def train(self) -> None:
         """Train until --steps or --minutes are over; evaluate and save on the way."""
@@ -251,9 +262,11 @@ class Training:
                 losses.append(self.step())
                 self.minutes = (time.monotonic() - self.started) / 60
                 self.show_progress(bar, losses[-1], time.monotonic() - step_started)
-                if self.optimizer.n_steps % self.options.eval_every == 0 or self.part_done() >= 1:
+                if self.optimizer.n_steps % self.options.eval_every == 0:
                     self.evaluate(float(np.mean(losses)))
                     losses.clear()
+            if losses:
+                self.evaluate(float(np.mean(losses)))
 
     def part_done(self, n_more_steps: int = 0) -> float:
         """The part of the run that is done after `n_more_steps`, from 0 to 1."""
