@@ -537,21 +537,31 @@ def _read_safetensors_header(data: memoryview) -> tuple[dict, int]:
     return header, end
 
 
+def _safetensors_entry(name: str, fields: dict) -> _SafetensorsEntry:
+    """What the header says of a tensor, from its JSON object."""
+    begin, end = fields["data_offsets"]
+    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
+        raise ValueError(f"{name} cannot be at the bytes from {begin!r} to {end!r}")
+    return _SafetensorsEntry(fields["dtype"], tuple(fields["shape"]), begin, end)
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, _SafetensorsEntry], dict, memoryview]:
     """-> {name: entry} of every tensor, the metadata, and the values, mapped into memory."""
     try:
         data = _map_file(path)
         header, header_end = _read_safetensors_header(data)
         metadata = dict(header.pop("__metadata__", {}))
-        entries = {}
-        for name, fields in header.items():
-            begin, end = fields["data_offsets"]
-            entries[name.removeprefix("transformer.")] = _SafetensorsEntry(
-                fields["dtype"], tuple(fields["shape"]), begin, end
-            )
+        values = data[header_end:]
+        entries = {
+            name.removeprefix("transformer."): _safetensors_entry(name, fields)
+            for name, fields in header.items()
+        }
+        values_end = max((entry.end for entry in entries.values()), default=0)
+        if values_end != len(values):
+            raise ValueError(f"it has {len(values)} bytes of values, its header {values_end}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a complete, valid safetensors file: {error}") from None
-    return entries, metadata, data[header_end:]
+    return entries, metadata, values
 
 
 def _safetensors_array(values: memoryview, entry: _SafetensorsEntry) -> np.ndarray:
