@@ -199,6 +199,7 @@ class _BundleEntry(NamedTuple):
 
     dtype: int  # TensorFlow's number
     shape: tuple[int, ...]
+    shard: int  # the number of the data file, from 0
     offset: int  # in the data file, in bytes, as is the size
     size: int
     in_slices: bool
@@ -356,7 +357,7 @@ def _check_bundle_header(message: bytes) -> None:
 
 
 def _read_bundle_entry(message: bytes) -> _BundleEntry:
-    """BundleEntryProto: dtype = 1, shape = 2, offset = 4, size = 5, slices = 7."""
+    """BundleEntryProto: dtype = 1, shape = 2, shard_id = 3, offset = 4, size = 5, slices = 7."""
     numbers, byte_strings = _read_message(message)
     shape = ()
     for shape_message in byte_strings.get(2, []):  # TensorShapeProto: dim = 2
@@ -367,6 +368,7 @@ def _read_bundle_entry(message: bytes) -> _BundleEntry:
     return _BundleEntry(
         dtype=numbers.get(1, 0),
         shape=shape,
+        shard=numbers.get(3, 0),
         offset=numbers.get(4, 0),
         size=numbers.get(5, 0),
         in_slices=7 in byte_strings,
@@ -388,6 +390,8 @@ def _tensor_view(data: memoryview, entry: _BundleEntry) -> np.ndarray:
         raise _UnusualCheckpoint(f"its weights are not all float32 (type {entry.dtype})")
     if entry.in_slices:
         raise _UnusualCheckpoint("it has tensors in several slices")
+    if entry.shard != 0:
+        raise ValueError(f"it is in data file {entry.shard}, but there is only data file 0")
     end = entry.offset + entry.size
     if end > len(data):
         raise ValueError(f"it ends at byte {end}, the data file at {len(data)}")
@@ -677,7 +681,7 @@ class PublishedFile(NamedTuple):
 
 
 class _Refused(OSError):
-    """The server can be reached, but refuses to send the file."""
+    """The server can be reached, but refuses to send the file, or sends a page about it."""
 
 
 class _NotFound(_Refused):
@@ -823,7 +827,7 @@ def _check_status(response, url: str, part: _Part) -> None:
         raise _Refused(f"{url}: {status}")
     content_type = response.headers.get("Content-Type", "")
     if content_type.startswith("text/html"):
-        raise OSError(f"{url}: the server sends a page ({content_type}) instead of the file")
+        raise _Refused(f"{url}: the server sends a page ({content_type}) instead of the file")
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         raise OSError(f"{url}: the server compresses the file ({encoding}) without being asked")
@@ -1205,8 +1209,8 @@ def download_gpt2_files(model_size: str, model_dir: str) -> None:
     """Fetch those files of a model that the folder `model_dir` does not have.
 
     model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub.
-    The four come from OpenAI. If its server refuses or cannot be reached, they come from the Hub,
-    in Hugging Face's layout, and a line on standard error says so.
+    The four come from OpenAI. If its server refuses, sends a web page or cannot be reached, they
+    come from the Hub, in Hugging Face's layout, and a line on standard error says so.
 
     Environment: GPT2_BASE_URL is the address of a mirror of OpenAI's files. All models but
     OWNER/NAME then come from it and from nowhere else, and they may have any name. OWNER/NAME

@@ -703,6 +703,16 @@ def test_if_openai_refuses_the_weights_come_from_the_hub(
     assert capsys.readouterr().err == "" and len(openai.requests) == n_tries
 
 
+def test_if_openai_sends_a_page_the_weights_come_from_the_hub(
+    openai, hub_124m, tmp_path, tiny, capsys
+):
+    openai.faults["checkpoint"] = ["html"]
+    assert_same(load("124M", tmp_path / "models")[2], tiny)
+    assert contents(tmp_path / "models" / "124M") == hub_124m.files
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and openai.url in error and "text/html" in error
+
+
 def test_if_openai_cannot_be_reached_the_weights_come_from_the_hub(
     hub_124m, tmp_path, tiny, capsys, unused_address
 ):
