@@ -20,10 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from command_line import check, run
+from encoder import ENDOFTEXT
 from fast.threads import one_blas_thread
 from gpt2 import generate
 from training.adamw import AdamW, cosine_schedule
@@ -131,7 +133,7 @@ def matplotlib_found() -> bool:
     return True
 
 
-def loss_figure(history: list[dict]):
+def loss_figure(history: list[dict]) -> Any:
     """Both losses of `history` over the steps: -> matplotlib.figure.Figure"""
     from matplotlib.figure import Figure
 
@@ -167,14 +169,17 @@ class Training:
     the time that the run has taken, all its sessions together.
     """
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options) -> None:
         self.options, self.out = options, Path(options.out)
         self.state_file = self.out / "training_state.npz"
         self.history, self.best, self.minutes = [], math.inf, 0.0
         self.rng = np.random.default_rng(options.seed)
         self.check_folders()
+        if options.init_from:
+            self.load_model()
         self.read_data()
-        self.make_model()
+        if not options.init_from:
+            self.make_model()
         self.optimizer = AdamW(
             self.params, weight_decay=options.weight_decay, clip=options.grad_clip
         )
@@ -184,7 +189,7 @@ class Training:
         self.out.mkdir(parents=True, exist_ok=True)
         self.draws_curve = matplotlib_found()
 
-    def check_folders(self):
+    def check_folders(self) -> None:
         """Refuse to write over something else, or to read what is not there, before any work."""
         options = self.options
         if options.resume and not self.state_file.exists():
@@ -194,7 +199,7 @@ class Training:
         if options.init_from and not Path(options.init_from).is_dir():
             raise FileNotFoundError(f"--init_from {options.init_from}: there is no such folder")
 
-    def check_disk(self):
+    def check_disk(self) -> None:
         """Refuse to start where a checkpoint (parameters, two averages, twice) would not fit."""
         folders = (self.out, *self.out.absolute().parents)
         existing = next(folder for folder in folders if folder.exists())
@@ -203,11 +208,26 @@ class Training:
         if free < needed:
             raise OSError(f"{existing} has {free} bytes left; checkpoints need {needed}")
 
-    def read_data(self):
-        """Documents -> encoder, training and held-out ids, and always the same held-out windows."""
+    def load_model(self) -> None:
+        """The model of --init_from with its tokenizer; float32 arrays that may be written to."""
+        n_ctx, folder = self.options.n_ctx, Path(self.options.init_from)
+        encoder, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
+        if encoder.eot is None:
+            raise ValueError(f"--init_from {folder}: its vocabulary has no {ENDOFTEXT}")
+        if n_ctx > hparams["n_ctx"]:
+            raise ValueError(f"--n_ctx {n_ctx}: {folder} has only {hparams['n_ctx']}")
+        self.encoder, self.hparams = encoder, hparams
+        self.params = map_params(lambda name, p: np.array(p, np.float32), params)
+
+    def read_data(self) -> None:
+        """Documents -> training and held-out ids, and always the same held-out windows.
+
+        A new model's encoder is made here too, since it may learn from the training documents.
+        """
         options = self.options
         train, held_out = split(read_documents(options.data), self.rng)
-        self.encoder = make_encoder(options.init_from or options.tokenizer, train)
+        if not options.init_from:
+            self.encoder = make_encoder(options.tokenizer, train)
         self.train_ids = token_ids(train, self.encoder)
         self.held_out_ids = token_ids(held_out, self.encoder)
         if min(len(self.train_ids), len(self.held_out_ids)) <= options.n_ctx:
@@ -219,25 +239,17 @@ class Training:
         n_bytes = sum(len(text.encode("utf-8")) + 1 for text in held_out)  # 1: <|endoftext|>
         self.tokens_per_byte = len(self.held_out_ids) / n_bytes
 
-    def make_model(self):
-        """New parameters, or those of --init_from, as float32 arrays that may be written to."""
+    def make_model(self) -> None:
+        """New parameters."""
         options = self.options
-        if not options.init_from:
-            self.hparams = {
-                "n_vocab": len(self.encoder.encoder),
-                "n_ctx": options.n_ctx,
-                "n_embd": options.n_embd,
-                "n_head": options.n_head,
-                "n_layer": options.n_layer,
-            }
-            self.params = init_params(self.hparams, self.rng)
-            return
-        folder = Path(options.init_from)
-        _, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
-        if options.n_ctx > hparams["n_ctx"]:
-            raise ValueError(f"--n_ctx {options.n_ctx}: {folder} has only {hparams['n_ctx']}")
-        self.hparams = hparams
-        self.params = map_params(lambda name, p: np.array(p, np.float32), params)
+        self.hparams = {
+            "n_vocab": len(self.encoder.encoder),
+            "n_ctx": options.n_ctx,
+            "n_embd": options.n_embd,
+            "n_head": options.n_head,
+            "n_layer": options.n_layer,
+        }
+        self.params = init_params(self.hparams, self.rng)
 
     def train(self) -> None:
         """Train until --steps or --minutes are over; evaluate and save on the way."""
@@ -251,9 +263,11 @@ class Training:
                 losses.append(self.step())
                 self.minutes = (time.monotonic() - self.started) / 60
                 self.show_progress(bar, losses[-1], time.monotonic() - step_started)
-                if self.optimizer.n_steps % self.options.eval_every == 0 or self.part_done() >= 1:
+                if self.optimizer.n_steps % self.options.eval_every == 0:
                     self.evaluate(float(np.mean(losses)))
                     losses.clear()
+            if losses:
+                self.evaluate(float(np.mean(losses)))
 
     def part_done(self, n_more_steps: int = 0) -> float:
         """The part of the run that is done after `n_more_steps`, from 0 to 1."""
@@ -279,7 +293,7 @@ class Training:
         self.optimizer.step(self.params, grads, learning_rate)
         return loss
 
-    def check_finite(self, loss):
+    def check_finite(self, loss: float) -> None:
         """Stop, rather than save what is broken: raises ValueError if the loss is not a number."""
         if not math.isfinite(loss):
             kept = f"step {self.history[-1]['step']} is kept" if self.history else "nothing is kept"
@@ -288,14 +302,14 @@ class Training:
                 "--learning_rate"
             )
 
-    def progress_bar(self):
-        """A bar on standard error, if that is a terminal; of the steps, if their number is set."""
+    def progress_bar(self) -> Any:
+        """tqdm's bar on standard error, if that is a terminal; of the steps, if those are set."""
         from tqdm import tqdm
 
         total = None if self.options.minutes else self.options.steps
         return tqdm(total=total, initial=self.optimizer.n_steps, unit="step", disable=None)
 
-    def show_progress(self, bar, loss, seconds):
+    def show_progress(self, bar: Any, loss: float, seconds: float) -> None:
         """Move the bar on by one step, which took `seconds`."""
         options = self.options
         best = f"{self.best:.3f}" if self.history else "?"
@@ -351,12 +365,12 @@ class Training:
         text = self.encoder.decode(ids)
         return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
-    def save_model(self):
+    def save_model(self) -> None:
         """Write the model as it is now, for `gpt2.py` to run."""
         dtype = np.float16 if self.options.half else np.float32
         save_model_folder(self.out, self.encoder, self.hparams, self.params, dtype=dtype)
 
-    def save_state(self):
+    def save_state(self) -> None:
         """Write all that the rest of the run depends on, in one file."""
         arrays = {f"params.{name}": p for name, p in named(self.params).items()}
         arrays |= {f"mean.{name}": mean for name, mean in self.optimizer.mean.items()}
@@ -372,7 +386,7 @@ class Training:
         with replacing(self.state_file) as temporary:
             np.savez(temporary, run=json.dumps(state), **arrays)
 
-    def load_state(self):
+    def load_state(self) -> None:
         """Go back to where `save_state` was. Raises ValueError if the options are others now."""
         with np.load(self.state_file) as arrays:
             state = json.loads(str(arrays["run"]))

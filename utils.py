@@ -199,6 +199,7 @@ class _BundleEntry(NamedTuple):
 
     dtype: int  # TensorFlow's number
     shape: tuple[int, ...]
+    shard: int  # the number of the data file, from 0
     offset: int  # in the data file, in bytes, as is the size
     size: int
     in_slices: bool
@@ -356,7 +357,7 @@ def _check_bundle_header(message: bytes) -> None:
 
 
 def _read_bundle_entry(message: bytes) -> _BundleEntry:
-    """BundleEntryProto: dtype = 1, shape = 2, offset = 4, size = 5, slices = 7."""
+    """BundleEntryProto: dtype = 1, shape = 2, shard_id = 3, offset = 4, size = 5, slices = 7."""
     numbers, byte_strings = _read_message(message)
     shape = ()
     for shape_message in byte_strings.get(2, []):  # TensorShapeProto: dim = 2
@@ -367,6 +368,7 @@ def _read_bundle_entry(message: bytes) -> _BundleEntry:
     return _BundleEntry(
         dtype=numbers.get(1, 0),
         shape=shape,
+        shard=numbers.get(3, 0),
         offset=numbers.get(4, 0),
         size=numbers.get(5, 0),
         in_slices=7 in byte_strings,
@@ -388,6 +390,8 @@ def _tensor_view(data: memoryview, entry: _BundleEntry) -> np.ndarray:
         raise _UnusualCheckpoint(f"its weights are not all float32 (type {entry.dtype})")
     if entry.in_slices:
         raise _UnusualCheckpoint("it has tensors in several slices")
+    if entry.shard != 0:
+        raise ValueError(f"it is in data file {entry.shard}, but there is only data file 0")
     end = entry.offset + entry.size
     if end > len(data):
         raise ValueError(f"it ends at byte {end}, the data file at {len(data)}")
@@ -537,21 +541,31 @@ def _read_safetensors_header(data: memoryview) -> tuple[dict, int]:
     return header, end
 
 
+def _safetensors_entry(name: str, fields: dict) -> _SafetensorsEntry:
+    """What the header says of a tensor, from its JSON object."""
+    begin, end = fields["data_offsets"]
+    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
+        raise ValueError(f"{name} cannot be at the bytes from {begin!r} to {end!r}")
+    return _SafetensorsEntry(fields["dtype"], tuple(fields["shape"]), begin, end)
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, _SafetensorsEntry], dict, memoryview]:
     """-> {name: entry} of every tensor, the metadata, and the values, mapped into memory."""
     try:
         data = _map_file(path)
         header, header_end = _read_safetensors_header(data)
         metadata = dict(header.pop("__metadata__", {}))
-        entries = {}
-        for name, fields in header.items():
-            begin, end = fields["data_offsets"]
-            entries[name.removeprefix("transformer.")] = _SafetensorsEntry(
-                fields["dtype"], tuple(fields["shape"]), begin, end
-            )
+        values = data[header_end:]
+        entries = {
+            name.removeprefix("transformer."): _safetensors_entry(name, fields)
+            for name, fields in header.items()
+        }
+        values_end = max((entry.end for entry in entries.values()), default=0)
+        if values_end != len(values):
+            raise ValueError(f"it has {len(values)} bytes of values, its header {values_end}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a complete, valid safetensors file: {error}") from None
-    return entries, metadata, data[header_end:]
+    return entries, metadata, values
 
 
 def _safetensors_array(values: memoryview, entry: _SafetensorsEntry) -> np.ndarray:
@@ -667,7 +681,7 @@ class PublishedFile(NamedTuple):
 
 
 class _Refused(OSError):
-    """The server can be reached, but refuses to send the file."""
+    """The server can be reached, but refuses to send the file, or sends a page about it."""
 
 
 class _NotFound(_Refused):
@@ -678,8 +692,12 @@ class _TemporaryError(Exception):
     """An error that the next attempt may not meet."""
 
 
-class _Unreachable(_TemporaryError):
-    """There is no connection to the server."""
+class _NoResponse(_TemporaryError):
+    """The server was asked, and sent no response."""
+
+
+class _Unreachable(_NoResponse):
+    """There is no connection to the server, or no secure one."""
 
 
 class _Busy(_TemporaryError):
@@ -809,7 +827,7 @@ def _check_status(response, url: str, part: _Part) -> None:
         raise _Refused(f"{url}: {status}")
     content_type = response.headers.get("Content-Type", "")
     if content_type.startswith("text/html"):
-        raise OSError(f"{url}: the server sends a page ({content_type}) instead of the file")
+        raise _Refused(f"{url}: the server sends a page ({content_type}) instead of the file")
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         raise OSError(f"{url}: the server compresses the file ({encoding}) without being asked")
@@ -878,16 +896,14 @@ def _append(response, part: _Part, start: int, size: int) -> None:
         raise OSError(f"cannot write {part.path}: {error.strerror}") from None
 
 
-def _error_of_request(url: str, error) -> OSError | _TemporaryError:
-    """The error to raise for an exception of requests."""
-    import requests
-
+def _error_without_response(url: str, error) -> OSError | _TemporaryError:
+    """The error to raise for an exception of requests if no response came."""
     if isinstance(error, ValueError):  # an invalid URL: another attempt is of no use
         return OSError(f"{url}: {error}")
     # Where there is no connection, the first argument is an error of urllib3 that has a reason.
     reason = getattr(error.args[0], "reason", None) if error.args else None
-    if reason is None or isinstance(error, requests.exceptions.SSLError):
-        return _TemporaryError(str(reason or error))
+    if reason is None:  # the connection was closed, or nothing came in time
+        return _NoResponse(str(error))
     return _Unreachable(str(reason))
 
 
@@ -901,20 +917,23 @@ def _fetch_rest(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
 
     try:
         response, file = _get(url, _request_headers(part, file), file)
+    except requests.RequestException as error:
+        raise _error_without_response(url, error) from None
+    try:
         with response:
             _check_status(response, url, part)
             start, size = _start_and_size(response, url, part, file)
             _append(response, part, start, size)
     except requests.RequestException as error:
-        raise _error_of_request(url, error) from None
+        raise _TemporaryError(str(error)) from None
     if part.size != size:
         raise _TemporaryError(f"the connection ended after {part.size} of {size} bytes")
     return file
 
 
-def _final_error(url: str, last_error: _TemporaryError, was_reached: bool) -> OSError:
+def _final_error(url: str, last_error: _TemporaryError, had_response: bool) -> OSError:
     """The error to raise when no more attempts are made."""
-    if not was_reached:
+    if not had_response:
         return ConnectionError(f"cannot reach {url}: {last_error}")
     if isinstance(last_error, _Busy):
         return _Refused(f"{url}: {last_error}")
@@ -924,12 +943,12 @@ def _final_error(url: str, last_error: _TemporaryError, was_reached: bool) -> OS
 def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
     """Fetch the rest of a file in several attempts, with growing pauses -> as `_fetch_rest`.
 
-    As long as each attempt adds to the file, there may be any number of them. If the server was
-    never reached, there is most likely no network, and we give up soon.
+    As long as each attempt adds to the file, there may be any number of them. If there never was
+    a connection, there is most likely no network, and we give up soon.
     """
     n_failures = 0  # since the file last grew
     most_bytes = 0
-    was_reached = False
+    had_connection = had_response = False
     while True:
         try:
             return _fetch_rest(url, part, file)
@@ -940,10 +959,12 @@ def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
             n_failures = 0
         n_failures += 1
         if not isinstance(last_error, _Unreachable):
-            was_reached = True
-        pauses = PAUSES if was_reached else PAUSES[:1]
+            had_connection = True
+        if not isinstance(last_error, _NoResponse):
+            had_response = True
+        pauses = PAUSES if had_connection else PAUSES[:1]
         if n_failures > len(pauses):
-            raise _final_error(url, last_error, was_reached)
+            raise _final_error(url, last_error, had_response)
         time.sleep(pauses[n_failures - 1])
 
 
@@ -958,8 +979,8 @@ def _sha256(path: Path) -> str:
 def _fetch(url: str, model_dir: str, file: PublishedFile) -> None:
     """Fetch a file into a folder. It gets its name once it is whole and has been checked.
 
-    Raises ConnectionError if the server cannot be reached, _Refused if it refuses to send the
-    file, OSError for any other failure.
+    Raises ConnectionError if the server never responds, _Refused if it refuses to send the file,
+    OSError for any other failure.
     """
     path = Path(model_dir, file.name)
     part = _Part(path)
@@ -1188,8 +1209,8 @@ def download_gpt2_files(model_size: str, model_dir: str) -> None:
     """Fetch those files of a model that the folder `model_dir` does not have.
 
     model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub.
-    The four come from OpenAI. If its server refuses or cannot be reached, they come from the Hub,
-    in Hugging Face's layout, and a line on standard error says so.
+    The four come from OpenAI. If its server refuses, sends a web page or cannot be reached, they
+    come from the Hub, in Hugging Face's layout, and a line on standard error says so.
 
     Environment: GPT2_BASE_URL is the address of a mirror of OpenAI's files. All models but
     OWNER/NAME then come from it and from nowhere else, and they may have any name. OWNER/NAME

@@ -353,6 +353,28 @@ def test_entries_that_do_not_fit_their_block_are_refused(tiny_checkpoint, first_
     assert read_with_index(tiny_checkpoint, changed) is None
 
 
+OFFSET_TAG, SHARD_TAG, SIZE_TAG = 0x20, 0x18, 0x28  # of a BundleEntryProto, all of them varints
+
+
+def varint(number):
+    if number < 0x80:
+        return bytes([number])
+    return bytes([number & 0x7F | 0x80]) + varint(number >> 7)
+
+
+def test_an_entry_of_a_data_file_that_is_not_there_is_refused(tiny_checkpoint, first_block_size):
+    """Its offset is turned into its shard: then it says shard n, and offset 0."""
+    prefix, _, index = tiny_checkpoint
+    block = index[:first_block_size]
+    Path(f"{prefix}.index").write_bytes(index)
+    entry = utils._read_index(Path(f"{prefix}.index"))[C_ATTN_W]
+    place = bytes([OFFSET_TAG]) + varint(entry.offset) + bytes([SIZE_TAG]) + varint(entry.size)
+    assert block.count(place) == 1
+    block = block.replace(place, bytes([SHARD_TAG]) + place[1:])
+    changed = block + trailer_of(block) + index[first_block_size + 5 :]
+    assert read_with_index(tiny_checkpoint, changed) is None
+
+
 def test_an_entry_that_is_cut_short_is_refused():
     whole = bytes([0x12, 3]) + b"abc"  # field 2: three bytes
     assert utils._read_message(whole) == ({}, {2: [b"abc"]})

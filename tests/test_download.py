@@ -214,6 +214,15 @@ def test_pauses_grow(site, tmp_path, monkeypatch, pauses):
     assert pauses == [0.5, 1, 2, 4] and len(site.requests) == 5
 
 
+def test_a_server_that_never_responds_is_a_connection_error(site, tmp_path):
+    """The caller may then do without the network. But one closed connection is not enough."""
+    site.faults["checkpoint"] = ["drop"] * 99
+    with pytest.raises(ConnectionError) as error:
+        fetch(tmp_path)
+    assert f"{site.url}/mini/checkpoint" in message_of(error)
+    assert len(site.requests) == len(utils.PAUSES) + 1
+
+
 @pytest.mark.parametrize(
     ("fault", "says"),
     [(404, "404"), (403, "403"), ("html", "text/html"), (("no length",), DATA)],
@@ -694,12 +703,41 @@ def test_if_openai_refuses_the_weights_come_from_the_hub(
     assert capsys.readouterr().err == "" and len(openai.requests) == n_tries
 
 
+def test_if_openai_sends_a_page_the_weights_come_from_the_hub(
+    openai, hub_124m, tmp_path, tiny, capsys
+):
+    openai.faults["checkpoint"] = ["html"]
+    assert_same(load("124M", tmp_path / "models")[2], tiny)
+    assert contents(tmp_path / "models" / "124M") == hub_124m.files
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and openai.url in error and "text/html" in error
+
+
 def test_if_openai_cannot_be_reached_the_weights_come_from_the_hub(
     hub_124m, tmp_path, tiny, capsys, unused_address
 ):
     assert_same(load("124M", tmp_path / "models")[2], tiny)
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and unused_address in error and "owner/tiny" in error
+
+
+def test_if_openai_closes_every_connection_the_weights_come_from_the_hub(
+    openai, hub_124m, tmp_path, tiny, capsys
+):
+    openai.faults["checkpoint"] = ["drop"] * 9
+    assert_same(load("124M", tmp_path / "models")[2], tiny)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and openai.url in error and "owner/tiny" in error
+
+
+def test_if_there_is_no_secure_connection_to_openai_the_weights_come_from_the_hub(
+    openai, hub_124m, tmp_path, tiny, capsys, monkeypatch
+):
+    https = openai.url.replace("http:", "https:")  # a server without TLS
+    monkeypatch.setattr(utils, "OPENAI_URL", https)
+    assert_same(load("124M", tmp_path / "models")[2], tiny)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and https in error and "owner/tiny" in error
 
 
 def test_if_openai_gives_only_some_files_the_model_is_complete_all_the_same(

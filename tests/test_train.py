@@ -1,12 +1,14 @@
 """train.py: the command, what it writes, and that a run can be stopped and resumed."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -227,12 +229,17 @@ def test_an_infinite_loss_ends_the_run(many_functions, tmp_path):
     assert "Traceback" not in error and "--learning_rate" in error.split("\n")[-2]
 
 
-def test_what_is_broken_is_not_saved(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained[0], tmp_path / "out")
-    with np.load(trained[0] / "training_state.npz") as arrays:
+def resume(trained_folder, out, **changes):
+    """The run in a copy of `trained_folder`, ready to go on with other options."""
+    shutil.copytree(trained_folder, out)
+    with np.load(out / "training_state.npz") as arrays:
         options = json.loads(str(arrays["run"]))["options"]
-    options |= {"out": str(tmp_path / "out"), "resume": True, "steps": 100, "eval_every": 1}
-    training = train.Training(train.Options(**options))
+    options |= {"out": str(out), "resume": True, **changes}
+    return train.Training(train.Options(**options))
+
+
+def test_what_is_broken_is_not_saved(trained, tmp_path):
+    training = resume(trained[0], tmp_path / "out", steps=100, eval_every=1)
     before = files_in(training.out)
     training.params["wte"][:] = np.nan
     with pytest.raises(ValueError, match="step 60 is kept"):
@@ -255,6 +262,23 @@ def test_fine_tuning_starts_from_the_model_and_keeps_its_vocabulary(
     assert hparams["n_ctx"] == N_CTX
 
 
+def test_fine_tuning_takes_the_tokenizer_of_the_weights(trained, many_functions, tmp_path):
+    """Where both layouts are complete, own weights in the safetensors file are what is read."""
+    folder = tmp_path / "both"
+    shutil.copytree(trained[0], folder)
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    backwards = dict(zip(vocabulary, reversed(vocabulary.values()), strict=True))
+    (folder / "encoder.json").write_text(json.dumps(backwards), encoding="utf-8")
+    shutil.copy(folder / "merges.txt", folder / "vocab.bpe")
+    (folder / "hparams.json").write_text("{}", encoding="utf-8")
+    for name in ("checkpoint", "model.ckpt.index", "model.ckpt.data-00000-of-00001"):
+        (folder / name).write_bytes(b"not read")
+    out = tmp_path / "tuned"
+    arguments = ["--steps=1", f"--n_ctx={N_CTX}", f"--batch_size={BATCH_SIZE}"]
+    run_train(f"--data={many_functions}", f"--out={out}", f"--init_from={folder}", *arguments)
+    assert json.loads((out / "vocab.json").read_text(encoding="utf-8")) == vocabulary
+
+
 def test_the_vocabulary_of_another_model(trained, many_functions, tmp_path):
     out = tmp_path / "other"
     arguments = [*SIZES, f"--tokenizer={trained[0]}", "--steps=1"]
@@ -273,6 +297,17 @@ def test_minutes_end_a_run(many_functions, tmp_path):
     run_train(f"--data={many_functions}", f"--out={out}", *SIZES, "--minutes=0.02")
     last = read_log(out)[-1]
     assert int(last["step"]) > 3 and float(last["minutes"]) >= 0.02
+
+
+@pytest.mark.parametrize("seconds", range(20, 28))
+def test_whenever_the_minutes_end_the_last_step_is_saved(trained, tmp_path, monkeypatch, seconds):
+    """A second passes each time that the clock is read, and no step reads it eight times."""
+    training = resume(trained[0], tmp_path / "out", minutes=seconds / 60, eval_every=1000)
+    training.minutes, n_before = 0.0, training.optimizer.n_steps
+    clock = SimpleNamespace(monotonic=itertools.count().__next__)
+    monkeypatch.setattr(train, "time", clock)
+    training.train()
+    assert training.history[-1]["step"] == training.optimizer.n_steps > n_before
 
 
 def test_half_stores_float16(many_functions, tmp_path):

@@ -4,6 +4,7 @@ Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class AdamW:
         clip: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
-    ):
+    ) -> None:
         self.weight_decay, self.clip, self.betas, self.eps = weight_decay, clip, betas, eps
         self.n_steps = 0
         self.mean = {name: np.zeros_like(p) for name, p in named(params).items()}
@@ -61,7 +62,7 @@ def decays(name: str, p: np.ndarray) -> bool:
     return p.ndim == 2 and name != "wpe"
 
 
-def length(arrays) -> float:
+def length(arrays: Iterable[np.ndarray]) -> float:
     """The Euclidean length of all arrays together, as if they were one vector."""
     return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
 

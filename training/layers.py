@@ -24,14 +24,14 @@ from utils import map_params, named, parameter_shapes
 # ---------------------------------------------------------------- the layers
 
 
-def linear_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> tuple:
+def linear_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple]:
     """out = x @ w + b: x [N, n_in] -> [N, n_out]"""
     out = x @ w
     out += b
     return out, (x, w)
 
 
-def linear_backward(dout: np.ndarray, saved: tuple) -> tuple:
+def linear_backward(dout: np.ndarray, saved: tuple) -> tuple[np.ndarray, dict]:
     """dx = dout @ w.T, dw = x.T @ dout, db = the sum of dout's rows.
 
     dout [N, n_out] -> dx [N, n_in], {"w": [n_in, n_out], "b": [n_out]}
@@ -54,7 +54,9 @@ def row_means(*factors: np.ndarray) -> np.ndarray:
     return np.einsum(f"{inputs}->i", *factors)[:, None] / factors[0].shape[1]
 
 
-def layer_norm_forward(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float = 1e-5) -> tuple:
+def layer_norm_forward(
+    x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float = 1e-5
+) -> tuple[np.ndarray, tuple]:
     """out = norm * g + b, where norm = (x - mean) * rstd: x [N, C] -> [N, C]
 
     mean is the row's mean, rstd = 1 / sqrt(variance + eps) one over its standard deviation.
@@ -67,7 +69,7 @@ def layer_norm_forward(x: np.ndarray, g: np.ndarray, b: np.ndarray, eps: float =
     return out, (norm, rstd, g)
 
 
-def layer_norm_backward(dout: np.ndarray, saved: tuple) -> tuple:
+def layer_norm_backward(dout: np.ndarray, saved: tuple) -> tuple[np.ndarray, dict]:
     """dx = rstd * (dnorm - mean(dnorm) - norm * mean(dnorm * norm)), where dnorm = dout * g.
 
     The means are each row's. The two terms that are taken away would shift a row, or stretch it:
@@ -88,7 +90,7 @@ GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 GELU_ROWS = 128  # at a time: few enough for a core's cache
 
 
-def gelu_forward(x: np.ndarray) -> tuple:
+def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """out = x * h, where h = (1 + tanh(u)) / 2 and u = scale * (x + cubic * x^3).
 
     What is saved is the slope d out / dx = h + x * dh/dx. Since the derivative of tanh is
@@ -122,7 +124,7 @@ def gelu_backward(dout: np.ndarray, slope: np.ndarray) -> np.ndarray:
     return dout * slope
 
 
-def dropout_mask(shape: tuple, rate: float, rng: np.random.Generator) -> np.ndarray:
+def dropout_mask(shape: tuple[int, ...], rate: float, rng: np.random.Generator) -> np.ndarray:
     """Booleans, False with probability `rate`, rounded to 1/256: a random byte decides each"""
     n = math.prod(shape)
     draws = rng.integers(0, 2**64, -(-n // 8), dtype=np.uint64)  # eight bytes at a time
@@ -134,7 +136,9 @@ def keep_probability(rate: float) -> float:
     return 1 - round(256 * rate) / 256
 
 
-def dropout_forward(x: np.ndarray, rate: float, rng: np.random.Generator | None) -> tuple:
+def dropout_forward(
+    x: np.ndarray, rate: float, rng: np.random.Generator | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """out = x * mask: each number is zeroed with probability `rate`, else scaled up.
 
     The mask is 0 or 1 / (1 - rate), so that on average a sum keeps its size. Without an rng
@@ -169,7 +173,7 @@ def attention_forward(
     n_ctx: int,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
-) -> tuple:
+) -> tuple[np.ndarray, tuple]:
     """Causal self-attention in every head of every sequence: qkv [N, 3 C] -> [N, C]
 
     For one head of one sequence, q, k and v [T, D]:
@@ -256,13 +260,15 @@ def attention_backward(dout: np.ndarray, saved: tuple) -> np.ndarray:
     return dqkv.reshape(n_seq * n_ctx, -1)
 
 
-def embedding_forward(inputs: np.ndarray, wte: np.ndarray, wpe: np.ndarray) -> tuple:
+def embedding_forward(
+    inputs: np.ndarray, wte: np.ndarray, wpe: np.ndarray
+) -> tuple[np.ndarray, tuple]:
     """out = wte[id] + wpe[position]: ids [B, T] -> [N, C]"""
     x = wte[inputs] + wpe[: inputs.shape[1]]
     return x.reshape(-1, x.shape[-1]), (inputs, wte, wpe)
 
 
-def embedding_backward(dout: np.ndarray, saved: tuple) -> tuple:
+def embedding_backward(dout: np.ndarray, saved: tuple) -> tuple[np.ndarray, np.ndarray]:
     """Each row of wte and wpe gets the sum of dout over the places where it was used.
 
     dout [N, C] -> dwte [V, C], dwpe [n_ctx, C]
@@ -311,7 +317,7 @@ def block_forward(
     n_ctx: int,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
-) -> tuple:
+) -> tuple[np.ndarray, dict]:
     """`gpt2.transformer_block` for several sequences of `n_ctx` positions: x [N, C] -> [N, C]"""
     attn, mlp, saved = block["attn"], block["mlp"], {}
     out, saved["ln_1"] = layer_norm_forward(x, **block["ln_1"])
