@@ -196,6 +196,8 @@ GOOD = {
     ),
     "fast/__init__.py": "",
     "fast/schedule.py": "import os, math\nfrom fast.threads import cores",
+    "fast/product.py": "import numpy as np\nfrom fast.threads import cores",
+    "fast/lookup.py": "import math",
     "fast/threads.py": "def limit():\n    import threadpoolctl",
     "command_line.py": "def run():\n    import fire",
     "utils.py": "from encoder import get_encoder\ndef fetch():\n    import requests, urllib.parse",
