@@ -1,8 +1,8 @@
 """Draws docs/speed.svg, tokens a second while decoding, from the figures of bench.compare.
 
 Bars: what each program makes of a prompt of 10 tokens at the shape of GPT-2 124M; this project's
-are blue. The dashed line is how often a second memory could deliver all float32 weights: nothing
-that computes with them can be faster. Takes a second; needs matplotlib.
+are blue. The dashed line is how often a second NumPy could read all float32 weights from memory, if
+it only summed them up: a program in NumPy can hardly be faster. Takes a second; needs matplotlib.
 """
 
 import json
@@ -42,7 +42,7 @@ def draw(speeds: dict[str, float], limit: float, path: Path) -> None:
         axes.barh(labels, list(speeds.values()), color=colours)
         axes.axvline(limit, color=LIMIT, linestyle="--")
         above_the_line = {"xy": (limit, 1), "xycoords": ("data", "axes fraction")}
-        words = f"float32 weights at the speed of memory: {limit:.0f}"
+        words = f"float32 weights, only summed up by NumPy: {limit:.0f}"
         axes.annotate(words, **above_the_line, color=LIMIT, ha="center", va="bottom")
         axes.set_xlabel("tokens per second, GPT-2 124M, prompt of 10 tokens")
         axes.invert_yaxis()  # the first on top
