@@ -10,15 +10,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from fast.threads import last_cache_bytes, one_blas_thread, share_out
+from fast.threads import one_blas_thread, share_out
 
-VERY_FEW_ROWS = 3  # up to so many: one at a time, if the matrix stays in cache for all of them
 FEW_ROWS = 16  # up to so many: the matrix is cut into pieces
 SHORT = 64  # up to so many: all is left to BLAS and its own threads; above, see `schedule`
 
 LARGE_MATRIX = 2**18  # numbers; a smaller one stays in the processor's cache anyway
-# A larger last cache is spread over a whole server chip, and is hardly faster than memory.
-LARGEST_NEAR_CACHE = 2**26  # bytes
 # OpenBLAS multiplies without copying the matrix first up to about 920,000 multiplications.
 SMALL_PRODUCT = 900_000
 
@@ -49,20 +46,11 @@ def blas_threads_for(n_rows: int) -> AbstractContextManager:
 
 
 def _best_way(n_rows: int, w: np.ndarray) -> Callable:
-    """The one of the functions below that is fastest. What the machine is decides, and not a
-    measurement: the same machine and number of threads always give the same bits."""
-    if w.size < LARGE_MATRIX:
+    """The fastest function for so many rows. Sizes decide, not a measurement: the same machine and
+    number of threads always give the same bits."""
+    if n_rows > FEW_ROWS or w.size < LARGE_MATRIX:
         return np.matmul
-    if n_rows <= VERY_FEW_ROWS and 2 * w.nbytes <= last_cache_bytes() <= LARGEST_NEAR_CACHE:
-        return row_by_row
-    if n_rows <= FEW_ROWS:
-        return pieces_of_rows if w.flags.c_contiguous else pieces_of_columns
-    return np.matmul
-
-
-def row_by_row(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Only the first row waits for memory, if the matrix stays in cache for the others."""
-    return np.concatenate([x[i : i + 1] @ w for i in range(len(x))])
+    return pieces_of_rows if w.flags.c_contiguous else pieces_of_columns
 
 
 def pieces_of_columns(x: np.ndarray, w: np.ndarray) -> np.ndarray:

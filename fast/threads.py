@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -22,18 +21,6 @@ def cores() -> int:
     knows_its_own = hasattr(os, "sched_getaffinity")
     n = len(os.sched_getaffinity(0)) if knows_its_own else (os.cpu_count() or 1)
     return n if _limit is None else min(n, _limit)
-
-
-@functools.cache
-def last_cache_bytes() -> int:
-    """The size of the processor's last cache; 0 if the system does not say (only Linux does)."""
-    sizes = {"K": 2**10, "M": 2**20}
-    try:
-        folders = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")
-        texts = [(folder / "size").read_text(encoding="ascii").strip() for folder in folders]
-        return max(int(text[:-1]) * sizes[text[-1]] for text in texts)
-    except (OSError, ValueError, KeyError, IndexError):
-        return 0
 
 
 def use_threads(n: int) -> None:
