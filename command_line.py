@@ -118,7 +118,8 @@ def fire_arguments(argv: Iterable[str], kinds: dict[str, type]) -> list[str]:
         if not name.isidentifier():
             options.append(("prompt", argument))
         elif name not in kinds:
-            raise ValueError(f"there is no option --{name}: see --help, or write --prompt=--{name}")
+            hint = f", or write --prompt=--{name}" if "prompt" in kinds else ""
+            raise ValueError(f"there is no option --{name}: see --help{hint}")
         else:
             options.append((name, value if equals else _next_value(name, kinds[name], rest)))
     prompts = [value for name, value in options if name == "prompt"]

@@ -728,7 +728,7 @@ def main(
     run with a model downloads it.
 
     PROMPT                    in quotes; "" lets the model start from nothing, - reads standard
-                              input; put it after -- if it begins with a dash
+                              input, its last newline too; after -- it may begin with a dash
     --n_tokens_to_generate N  how much to write; a word is one token or two (40)
     --model_size NAME         124M, 355M, 774M, 1558M, a model folder in models_dir, or OWNER/NAME
                               for a GPT-2 on the Hugging Face Hub

@@ -49,7 +49,7 @@ def generate(inputs, params, n_head, n_tokens_to_generate):
 def main(prompt, n_tokens_to_generate=40, model_size="124M", models_dir="models"):
     from utils import load_encoder_hparams_and_params
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
-    input_ids = encoder.encode(prompt)
+    input_ids = encoder.encode(prompt) or [encoder.eot]  # nothing: as at the start of a text
     return encoder.decode(generate(input_ids, params, hparams["n_head"], n_tokens_to_generate))
 
 if __name__ == "__main__":

@@ -183,3 +183,10 @@ def write_hf_folder(folder, hparams, tensors, metadata=None, **changes):
     (folder / "config.json").write_text(json.dumps(hf_config(hparams, **changes)))
     (folder / "vocab.json").write_text(json.dumps(byte_vocabulary(hparams["n_vocab"])))
     (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
+def message_of(error):
+    """The message of a caught exception, which is one line."""
+    message = str(error.value)
+    assert message and "\n" not in message
+    return message

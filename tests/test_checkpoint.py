@@ -16,6 +16,7 @@ from checkpoints import (
     assert_same,
     flat,
     is_mapped,
+    message_of,
     openai_variables,
     write_openai_folder,
     write_tf_checkpoint,
@@ -70,13 +71,6 @@ def read(prefix, hparams=MINI):
 
 def load(name, models_dir):
     return utils.load_encoder_hparams_and_params(name, str(models_dir))
-
-
-def message_of(error):
-    """The message of a caught exception, which is one line."""
-    message = str(error.value)
-    assert message and "\n" not in message
-    return message
 
 
 def assert_equal_to_tensorflow(prefix, params):

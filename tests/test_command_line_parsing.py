@@ -470,3 +470,9 @@ command_line.run(main)
         check=True,
     )
     assert (done.stdout.decode(), done.stderr.decode()) == ("é 漢\n", "ü\n")
+
+
+def test_a_program_without_a_prompt_does_not_suggest_one():
+    with pytest.raises(ValueError, match="--stpes") as error:
+        command_line.fire_arguments(["--stpes=3"], {"steps": int})
+    assert "--prompt" not in str(error.value)

@@ -19,6 +19,7 @@ from checkpoints import (
     assert_same,
     contents,
     hf_tensors,
+    message_of,
     write_hf_folder,
 )
 from http_server import serve
@@ -29,13 +30,6 @@ from utils import HubRepository, PublishedFile
 
 ROOT = Path(__file__).parent.parent
 HUB_FILES = ["config.json", "vocab.json", "merges.txt", "model.safetensors"]  # in this order
-
-
-def message_of(error):
-    """The message of a caught exception, which is one line."""
-    message = str(error.value)
-    assert message and "\n" not in message
-    return message
 
 
 def ranges_asked_for(server, name):

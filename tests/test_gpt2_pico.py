@@ -10,6 +10,7 @@ from random_models import SHAPES, TINY, random_params, random_prompt
 
 import gpt2
 import gpt2_pico
+from utils import load_encoder_hparams_and_params
 
 PICO = Path(gpt2_pico.__file__)
 
@@ -50,6 +51,13 @@ def test_its_logits_equal_those_of_gpt2(name, dtype, bound):
     assert logits.dtype == dtype
     expected = gpt2.gpt2(inputs, **params, n_head=hparams["n_head"])
     assert np.abs(logits - expected).max() <= bound
+
+
+def test_an_empty_prompt_starts_from_the_end_mark():
+    models_dir = str(PICO.parent / "models")
+    encoder, hparams, params = load_encoder_hparams_and_params("python", models_dir)
+    ids = gpt2.generate([encoder.eot], params, hparams["n_head"], 5)
+    assert gpt2_pico.main("", 5, "python", models_dir) == encoder.decode(ids)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -21,6 +21,7 @@ from checkpoints import (
     hf_config,
     hf_tensors,
     is_mapped,
+    message_of,
     write_hf_folder,
     write_openai_folder,
     write_safetensors,
@@ -37,13 +38,6 @@ ROOT = Path(__file__).parent.parent
 
 def load(name, models_dir):
     return utils.load_encoder_hparams_and_params(name, str(models_dir))
-
-
-def message_of(error):
-    """The message of a caught exception, which is one line."""
-    message = str(error.value)
-    assert message and "\n" not in message
-    return message
 
 
 def python(code, *args, **options):
