@@ -2,8 +2,9 @@
 
 This file has the loop, what it writes, and the command line. What it is made of is in `training/`:
 `data.py` (documents, tokenizer, token ids), `layers.py` (the model with its backward pass),
-`adamw.py` (the optimizer). Source of the whole: Radford et al., "Language Models are Unsupervised
-Multitask Learners", 2019.
+`muon.py` and `adamw.py` (the optimizers), `learning_rate.py` (how large their steps are over a
+run). Source of the whole: Radford et al., "Language Models are Unsupervised Multitask Learners",
+2019.
 
 Left out: mixed precision, more than one machine, text that does not fit in memory.
 """
@@ -15,6 +16,7 @@ import os
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ from command_line import check, run
 from encoder import ENDOFTEXT
 from fast.threads import one_blas_thread
 from gpt2 import generate
-from training.adamw import AdamW, cosine_schedule
+from training.adamw import AdamW
 from training.data import (
     make_encoder,
     read_documents,
@@ -38,6 +40,8 @@ from training.data import (
     windows,
 )
 from training.layers import batch_loss, batch_loss_and_grads, init_params
+from training.learning_rate import trapezoid
+from training.muon import Muon, is_block_matrix
 from utils import load_encoder_hparams_and_params, map_params, named, save_model_folder
 
 # ---------------------------------------------------------------- what a run is told
@@ -48,6 +52,7 @@ class Options:
     """The options of one run: those of `main`, where they are explained, with all sizes known."""
 
     data: str | None
+    held_out: str | None
     out: str
     preset: str
     tokenizer: str
@@ -59,7 +64,10 @@ class Options:
     batch_size: int
     steps: int
     minutes: float | None
+    optimizer: str
     learning_rate: float
+    muon_learning_rate: float
+    cooldown: float
     weight_decay: float
     grad_clip: float
     dropout: float
@@ -72,7 +80,13 @@ class Options:
         """Raise ValueError for an option that is out of its range."""
         for name in ("n_layer", "n_head", "n_embd", "n_ctx", "batch_size", "steps", "eval_every"):
             check(name, getattr(self, name), int, 1)
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"--optimizer {self.optimizer}: expected one of {', '.join(OPTIMIZERS)}"
+            )
         check("learning_rate", self.learning_rate, float, 0)
+        check("muon_learning_rate", self.muon_learning_rate, float, 0)
+        check("cooldown", self.cooldown, float, 0, 1)
         check("weight_decay", self.weight_decay, float, 0)
         check("grad_clip", self.grad_clip, float, 1e-9)
         if self.minutes is not None:
@@ -83,7 +97,8 @@ class Options:
             raise ValueError(f"--n_head {self.n_head} does not divide --n_embd {self.n_embd}")
 
 
-MAY_CHANGE = ("steps", "minutes", "eval_every", "resume", "out")  # when a run is resumed
+OPTIMIZERS = ("muon", "adamw")
+MAY_CHANGE = ("steps", "minutes", "cooldown", "eval_every", "resume", "out")  # on --resume
 
 
 # ---------------------------------------------------------------- what a run writes
@@ -94,6 +109,17 @@ def say(line: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(line, file=sys.stderr)
+
+
+@contextmanager
+def said_if_slow(line: str, seconds: float = 2.0) -> Iterator[None]:
+    """Say what is being done inside, if that takes longer than `seconds`."""
+    timer = threading.Timer(seconds, say, [line])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -163,16 +189,17 @@ def write_loss_svg(path: Path, history: list[dict]) -> None:
 
 
 class Training:
-    """One run: its data, model and optimizer, and what has happened so far.
+    """One run: its data, model and optimizers, and what has happened so far.
 
-    `history` has one dict for each evaluation, `best` is the lowest held-out loss, `minutes` is
-    the time that the run has taken, all its sessions together.
+    `history` has one dict for each evaluation, `best` is the lowest held-out loss, `n_tokens` is
+    how many tokens it has learned from, `minutes` is the time that it has taken, all its sessions
+    together.
     """
 
     def __init__(self, options: Options) -> None:
         self.options, self.out = options, Path(options.out)
         self.state_file = self.out / "training_state.npz"
-        self.history, self.best, self.minutes = [], math.inf, 0.0
+        self.history, self.best, self.n_tokens, self.minutes = [], math.inf, 0, 0.0
         self.rng = np.random.default_rng(options.seed)
         self.check_folders()
         if options.init_from:
@@ -180,9 +207,7 @@ class Training:
         self.read_data()
         if not options.init_from:
             self.make_model()
-        self.optimizer = AdamW(
-            self.params, weight_decay=options.weight_decay, clip=options.grad_clip
-        )
+        self.make_optimizers()
         if options.resume:
             self.load_state()
         self.check_disk()
@@ -225,11 +250,13 @@ class Training:
         A new model's encoder is made here too, since it may learn from the training documents.
         """
         options = self.options
-        train, held_out = split(read_documents(options.data), self.rng)
+        train, held_out = self.read_texts()
         if not options.init_from:
-            self.encoder = make_encoder(options.tokenizer, train)
-        self.train_ids = token_ids(train, self.encoder)
-        self.held_out_ids = token_ids(held_out, self.encoder)
+            with said_if_slow(f"making the tokenizer {options.tokenizer}"):
+                self.encoder = make_encoder(options.tokenizer, train)
+        with said_if_slow(f"encoding {len(train)} documents to train on, {len(held_out)} held out"):
+            self.train_ids = token_ids(train, self.encoder)
+            self.held_out_ids = token_ids(held_out, self.encoder)
         if min(len(self.train_ids), len(self.held_out_ids)) <= options.n_ctx:
             raise ValueError(
                 f"{len(self.train_ids)} tokens to train on and {len(self.held_out_ids)} held out "
@@ -238,6 +265,15 @@ class Training:
         self.held_out_batch = spread_windows(self.held_out_ids, options.n_ctx)
         n_bytes = sum(len(text.encode("utf-8")) + 1 for text in held_out)  # 1: <|endoftext|>
         self.tokens_per_byte = len(self.held_out_ids) / n_bytes
+
+    def read_texts(self) -> tuple[list[str], list[str]]:
+        """Documents to train on and held-out ones: two sources, or one that is split."""
+        options = self.options
+        with said_if_slow("reading documents"):
+            documents = read_documents(options.data)
+            if options.held_out is None:
+                return split(documents, self.rng)
+            return documents, read_documents(options.held_out, "--held_out")
 
     def make_model(self) -> None:
         """New parameters."""
@@ -251,6 +287,22 @@ class Training:
         }
         self.params = init_params(self.hparams, self.rng)
 
+    def make_optimizers(self) -> None:
+        """Muon for the matrices of the blocks, unless --optimizer is adamw; AdamW for the rest."""
+        options, params = self.options, named(self.params)
+        names = [name for name in params if is_block_matrix(name)]
+        if options.optimizer == "adamw":
+            names = []
+        self.matrices = {name: params[name] for name in names}
+        self.rest = {name: p for name, p in params.items() if name not in names}
+        self.muon = Muon(self.matrices, weight_decay=options.weight_decay)
+        self.adamw = AdamW(self.rest, weight_decay=options.weight_decay, clip=options.grad_clip)
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps the run has made."""
+        return self.adamw.n_steps
+
     def train(self) -> None:
         """Train until --steps or --minutes are over; evaluate and save on the way."""
         self.started = time.monotonic() - 60 * self.minutes
@@ -263,34 +315,47 @@ class Training:
                 losses.append(self.step())
                 self.minutes = (time.monotonic() - self.started) / 60
                 self.show_progress(bar, losses[-1], time.monotonic() - step_started)
-                if self.optimizer.n_steps % self.options.eval_every == 0:
+                if self.n_steps % self.options.eval_every == 0:
                     self.evaluate(float(np.mean(losses)))
                     losses.clear()
             if losses:
                 self.evaluate(float(np.mean(losses)))
 
-    def part_done(self, n_more_steps: int = 0) -> float:
-        """The part of the run that is done after `n_more_steps`, from 0 to 1."""
+    def part_done(self) -> float:
+        """The part of the run that is done, from 0 to 1; a little more when the time is over."""
         if self.options.minutes:
             return (time.monotonic() - self.started) / 60 / self.options.minutes
-        return (self.optimizer.n_steps + n_more_steps) / self.options.steps
+        return self.n_steps / self.options.steps
+
+    def rate_factor(self) -> float:
+        """What the peak learning rates are multiplied by in the next step, from 0 to 1."""
+        return trapezoid(self.n_steps + 1, self.part_done(), self.options.cooldown)
+
+    def draw_starts(self) -> np.ndarray:
+        """Where the windows of the next batch begin in `train_ids`: -> [batch_size]"""
+        options = self.options
+        return self.rng.integers(0, len(self.train_ids) - options.n_ctx, options.batch_size)
+
+    def draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next inputs and targets, each [batch_size, n_ctx]."""
+        return windows(self.train_ids, self.draw_starts(), self.options.n_ctx)
 
     def step(self) -> float:
-        """One step of the optimizer on a random batch: -> its loss in nats per token"""
-        options = self.options
-        starts = self.rng.integers(0, len(self.train_ids) - options.n_ctx, options.batch_size)
-        inputs, targets = windows(self.train_ids, starts, options.n_ctx)
+        """One step of the optimizers on a random batch: -> its loss in nats per token"""
+        options, factor = self.options, self.rate_factor()
+        inputs, targets = self.draw_batch()
         loss, grads = batch_loss_and_grads(
             self.params,
             self.hparams["n_head"],
             inputs,
             targets,
             dropout=options.dropout,
-            seed=(options.seed, self.optimizer.n_steps),
+            seed=(options.seed, self.n_steps),
         )
         self.check_finite(loss)
-        learning_rate = cosine_schedule(min(1.0, self.part_done(1)), options.learning_rate)
-        self.optimizer.step(self.params, grads, learning_rate)
+        self.muon.step(self.matrices, grads, factor * options.muon_learning_rate)
+        self.adamw.step(self.rest, grads, factor * options.learning_rate)
+        self.n_tokens += inputs.size
         return loss
 
     def check_finite(self, loss: float) -> None:
@@ -298,8 +363,8 @@ class Training:
         if not math.isfinite(loss):
             kept = f"step {self.history[-1]['step']} is kept" if self.history else "nothing is kept"
             raise ValueError(
-                f"the loss is {loss} after step {self.optimizer.n_steps}; {kept}; try a smaller "
-                "--learning_rate"
+                f"the loss is {loss} after step {self.n_steps}; {kept}; try a smaller "
+                "--learning_rate or --muon_learning_rate"
             )
 
     def progress_bar(self) -> Any:
@@ -307,7 +372,7 @@ class Training:
         from tqdm import tqdm
 
         total = None if self.options.minutes else self.options.steps
-        return tqdm(total=total, initial=self.optimizer.n_steps, unit="step", disable=None)
+        return tqdm(total=total, initial=self.n_steps, unit="step", disable=None)
 
     def show_progress(self, bar: Any, loss: float, seconds: float) -> None:
         """Move the bar on by one step, which took `seconds`."""
@@ -325,12 +390,11 @@ class Training:
 
         `loss` is the mean over the steps since the last evaluation.
         """
-        options = self.options
         held_out_loss = batch_loss(self.params, self.hparams["n_head"], *self.held_out_batch)
         self.check_finite(held_out_loss)
         row = {
-            "step": self.optimizer.n_steps,
-            "tokens": self.optimizer.n_steps * options.batch_size * options.n_ctx,
+            "step": self.n_steps,
+            "tokens": self.n_tokens,
             "minutes": round(self.minutes, 2),
             "loss": round(loss, 5),
             "held_out_loss": round(held_out_loss, 5),
@@ -373,12 +437,14 @@ class Training:
     def save_state(self) -> None:
         """Write all that the rest of the run depends on, in one file."""
         arrays = {f"params.{name}": p for name, p in named(self.params).items()}
-        arrays |= {f"mean.{name}": mean for name, mean in self.optimizer.mean.items()}
-        arrays |= {f"square.{name}": square for name, square in self.optimizer.square.items()}
+        arrays |= {f"mean.{name}": mean for name, mean in self.muon.mean.items()}
+        arrays |= {f"mean.{name}": mean for name, mean in self.adamw.mean.items()}
+        arrays |= {f"square.{name}": square for name, square in self.adamw.square.items()}
         state = {
             "options": asdict(self.options),
             "history": self.history,
-            "n_steps": self.optimizer.n_steps,
+            "n_steps": self.n_steps,
+            "n_tokens": self.n_tokens,
             "minutes": self.minutes,
             "best": self.best,
             "rng": self.rng.bit_generator.state,
@@ -400,10 +466,14 @@ class Training:
                 raise ValueError(f"--resume: the run in {self.out} had {', '.join(changed)}")
             for name, p in named(self.params).items():
                 p[...] = arrays[f"params.{name}"]
-                self.optimizer.mean[name] = arrays[f"mean.{name}"]
-                self.optimizer.square[name] = arrays[f"square.{name}"]
+            for name in self.matrices:
+                self.muon.mean[name] = arrays[f"mean.{name}"]
+            for name in self.rest:
+                self.adamw.mean[name] = arrays[f"mean.{name}"]
+                self.adamw.square[name] = arrays[f"square.{name}"]
         self.history, self.minutes, self.best = state["history"], state["minutes"], state["best"]
-        self.optimizer.n_steps, self.rng.bit_generator.state = state["n_steps"], state["rng"]
+        self.adamw.n_steps, self.n_tokens = state["n_steps"], state["n_tokens"]
+        self.rng.bit_generator.state = state["rng"]
 
 
 # ---------------------------------------------------------------- the command line
@@ -432,6 +502,7 @@ PRESETS = {
 
 def main(
     data: str | None = None,
+    held_out: str | None = None,
     out: str = "models/scratch",
     preset: str = "python",
     tokenizer: str | None = None,
@@ -443,7 +514,10 @@ def main(
     batch_size: int | None = None,
     steps: int = 5000,
     minutes: float | None = None,
+    optimizer: str = "muon",
     learning_rate: float = 2e-3,
+    muon_learning_rate: float = 0.02,
+    cooldown: float = 0.4,
     weight_decay: float = 0.1,
     grad_clip: float = 1.0,
     dropout: float | None = None,
@@ -463,11 +537,14 @@ def main(
 
     The same command with --resume continues a stopped run from its last evaluation. With --steps,
     and on the same number of cores, the model is that of a run that was never stopped; with
-    --minutes it is not, since the learning rate follows the clock.
+    --minutes it is not, since the learning rate follows the clock. A run may be resumed with
+    another --steps, for instance with fewer, so that its cooldown begins at once.
 
     --data WHAT           the functions of the standard library if not given; or a text file, a
-                          folder of *.py (each function is a document) or *.txt (each file is one),
-                          or the name of an installed package
+                          *.jsonl file (each line is a document: {"text": ...}), a folder of *.py
+                          (each function is one), *.jsonl or *.txt (each file is one), or the name
+                          of an installed package
+    --held_out WHAT       other documents for the held-out loss; without it, a tenth of --data
     --out FOLDER          the model folder to write (models/scratch)
     --preset NAME         python: the sizes below; char_gpt: a small tutorial's, 128 wide, 16 heads,
                           12 layers, 64 positions, characters, dropout 0.4
@@ -482,9 +559,14 @@ def main(
     --batch_size N        windows in one step of the optimizer (16)
     --steps N             steps in all (5000)
     --minutes X           stop after this time instead
-    --learning_rate X     its peak, after a warm-up; then half a cosine down to a tenth (0.002)
+    --optimizer NAME      muon: Muon for the matrices of the blocks, AdamW for the rest; adamw:
+                          AdamW for all (muon)
+    --learning_rate X     AdamW's, at its peak, after a warm-up of 100 steps (0.002)
+    --muon_learning_rate X
+                          Muon's, likewise (0.02)
+    --cooldown X          the last part of the run, in which both fall to 0 (0.4)
     --weight_decay X      of matrices and token embeddings (0.1)
-    --grad_clip X         gradients longer than this, all together, are scaled down to it (1)
+    --grad_clip X         AdamW's gradients are scaled down to this length, all together (1)
     --dropout X           part of the numbers zeroed while training (0.1)
     --seed N              of the split, the first weights, the batches and the dropout (0)
     --eval_every N        steps from one evaluation to the next (250)
@@ -501,6 +583,7 @@ def main(
 
     options = Options(
         data=data,
+        held_out=held_out,
         out=out,
         preset=preset,
         tokenizer=given_or_preset("tokenizer", tokenizer),
@@ -512,7 +595,10 @@ def main(
         batch_size=given_or_preset("batch_size", batch_size),
         steps=steps,
         minutes=minutes,
+        optimizer=optimizer,
         learning_rate=learning_rate,
+        muon_learning_rate=muon_learning_rate,
+        cooldown=cooldown,
         weight_decay=weight_decay,
         grad_clip=grad_clip,
         dropout=given_or_preset("dropout", dropout),

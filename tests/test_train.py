@@ -16,7 +16,9 @@ import pytest
 
 import gpt2
 import train
-from utils import load_encoder_hparams_and_params
+from fast.threads import one_blas_thread
+from training.learning_rate import WARMUP_STEPS, trapezoid
+from utils import load_encoder_hparams_and_params, named
 
 N_HEAD, N_EMBD, N_CTX, BATCH_SIZE, N_MERGES = 2, 16, 16, 4, 20
 N_VOCAB = 256 + N_MERGES + 1  # bytes, merges, <|endoftext|>
@@ -180,6 +182,92 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bytes(trained, many_functio
     assert (out / "model.safetensors").read_bytes() == whole
 
 
+def options_of(trained_folder, **changes):
+    """The options of the run in a folder, with some changed."""
+    with np.load(trained_folder / "training_state.npz") as arrays:
+        options = json.loads(str(arrays["run"]))["options"]
+    return train.Options(**(options | changes))
+
+
+def test_a_long_run_stopped_and_resumed_with_fewer_steps_is_the_shorter_run(trained, tmp_path):
+    """Until the cooldown begins, nothing depends on the number of steps in all."""
+    shorter = {"steps": 40, "cooldown": 0.5, "eval_every": 20}
+    whole = train.Training(options_of(trained[0], out=str(tmp_path / "whole"), **shorter))
+    whole.train()
+    out = str(tmp_path / "longer")
+    longer = train.Training(options_of(trained[0], out=out, steps=1000, cooldown=0.2))
+    with one_blas_thread:
+        for _ in range(20):  # half of the 40: where the cooldown of the shorter run begins
+            loss = longer.step()
+    longer.evaluate(loss)
+    resumed = train.Training(options_of(trained[0], out=out, resume=True, **shorter))
+    resumed.train()
+    assert resumed.n_steps == 40
+    expected = named(whole.params)
+    for name, p in named(resumed.params).items():
+        np.testing.assert_array_equal(p, expected[name])
+
+
+def test_each_optimizer_has_its_own_rate_and_its_own_parameters(trained, tmp_path):
+    def changed_in_one_step(**changes):
+        options = options_of(trained[0], out=str(tmp_path / "out"), weight_decay=0.0, **changes)
+        training = train.Training(options)
+        before = {name: p.copy() for name, p in named(training.params).items()}
+        training.step()
+        return {name for name, p in named(training.params).items() if (p != before[name]).any()}
+
+    matrices = {f"blocks.0.{name}.w" for name in ("attn.c_attn", "attn.c_proj")}
+    matrices |= {f"blocks.0.{name}.w" for name in ("mlp.c_fc", "mlp.c_proj")}
+    assert changed_in_one_step(learning_rate=0.0) == matrices
+    others = changed_in_one_step(muon_learning_rate=0.0)
+    assert {"wte", "wpe", "ln_f.g", "blocks.0.mlp.c_fc.b"} <= others
+    assert others.isdisjoint(matrices)
+    assert changed_in_one_step(optimizer="adamw", muon_learning_rate=0.0) == matrices | others
+
+
+def test_held_out_documents_of_their_own(many_functions, tmp_path):
+    """Then all of --data is trained on, and its tokens are those of a run without a split."""
+    held_out, out = tmp_path / "held_out.jsonl", tmp_path / "out"
+    texts = [f"y = {i}\n" for i in range(10)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    held_out.write_text(lines, encoding="utf-8")
+    arguments = [f"--data={many_functions}", f"--held_out={held_out}", f"--out={out}", *SIZES]
+    run_train(*arguments, "--tokenizer=char", "--steps=1")
+    training = train.Training(options_of(out, out=str(tmp_path / "again")))
+    encoder = training.encoder
+    assert encoder.decode(training.held_out_ids.tolist()) == "".join(
+        f"{text}<|endoftext|>" for text in texts
+    )
+    trained_on = encoder.decode(training.train_ids.tolist()).split("<|endoftext|>")
+    assert len([text for text in trained_on if text]) == 60
+
+
+def test_the_rate_warms_up_stays_and_cools_down_to_0():
+    n_steps, cooldown = 10 * WARMUP_STEPS, 0.4
+    rates = [trapezoid(n, (n - 1) / n_steps, cooldown) for n in range(1, n_steps + 2)]
+    first_of_cooldown = round(0.6 * n_steps)
+    warmup, plateau = rates[:WARMUP_STEPS], rates[WARMUP_STEPS : first_of_cooldown + 1]
+    np.testing.assert_allclose(np.diff(warmup), 1 / WARMUP_STEPS)
+    assert warmup[0] > 0 and warmup[-1] == 1 and set(plateau) == {1}
+    np.testing.assert_allclose(np.diff(rates[first_of_cooldown:]), -1 / (cooldown * n_steps))
+    assert rates[-2] > 0 and rates[-1] == 0  # only after the last step
+
+
+def test_a_run_that_is_over_or_has_no_cooldown():
+    assert trapezoid(1000, 1.01, 0.4) == 0
+    assert trapezoid(1000, 1.0, 0.0) == trapezoid(1000, 1.01, 0.0) == 1
+
+
+def test_only_what_takes_long_is_said(capsys):
+    with train.said_if_slow("reading", seconds=3600):
+        pass
+    with train.said_if_slow("encoding", seconds=0):
+        err = ""
+        while "encoding" not in err:
+            err += capsys.readouterr().err
+    assert "reading" not in err
+
+
 # ---------------------------------------------------------------- what a user may do wrong
 
 
@@ -193,6 +281,10 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bytes(trained, many_functio
         ["--tokenizer=bpe:x"],
         ["--preset=huge"],
         ["--dropout=1"],
+        ["--optimizer=sgd"],
+        ["--muon_learning_rate=-1"],
+        ["--cooldown=1.5"],
+        ["--held_out=no_such_folder"],
         ["--minutes=-1"],
         ["--minutes=0"],
         ["--grad_clip=0"],
@@ -232,10 +324,7 @@ def test_an_infinite_loss_ends_the_run(many_functions, tmp_path):
 def resume(trained_folder, out, **changes):
     """The run in a copy of `trained_folder`, ready to go on with other options."""
     shutil.copytree(trained_folder, out)
-    with np.load(out / "training_state.npz") as arrays:
-        options = json.loads(str(arrays["run"]))["options"]
-    options |= {"out": str(out), "resume": True, **changes}
-    return train.Training(train.Options(**options))
+    return train.Training(options_of(out, out=str(out), resume=True, **changes))
 
 
 def test_what_is_broken_is_not_saved(trained, tmp_path):
@@ -303,11 +392,11 @@ def test_minutes_end_a_run(many_functions, tmp_path):
 def test_whenever_the_minutes_end_the_last_step_is_saved(trained, tmp_path, monkeypatch, seconds):
     """A second passes each time that the clock is read, and no step reads it eight times."""
     training = resume(trained[0], tmp_path / "out", minutes=seconds / 60, eval_every=1000)
-    training.minutes, n_before = 0.0, training.optimizer.n_steps
+    training.minutes, n_before = 0.0, training.n_steps
     clock = SimpleNamespace(monotonic=itertools.count().__next__)
     monkeypatch.setattr(train, "time", clock)
     training.train()
-    assert training.history[-1]["step"] == training.optimizer.n_steps > n_before
+    assert training.history[-1]["step"] == training.n_steps > n_before
 
 
 def test_half_stores_float16(many_functions, tmp_path):

@@ -134,6 +134,24 @@ def test_files_without_readable_text_are_reported(content, tmp_path):
         read_documents(str(tmp_path))
 
 
+def test_each_line_of_a_jsonl_file_is_a_document(tmp_path):
+    path, texts = tmp_path / "data.jsonl", ["def f():\n    pass\n", "Zwölf\u2028", "x"]
+    lines = [json.dumps({"text": text, "source": "a.py"}, ensure_ascii=False) for text in texts]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert read_documents(str(path)) == texts
+    assert read_documents(str(tmp_path)) == texts
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"text", b'["text"]', b'"text"', b"{}", b'{"text": 1}', b"\xe9"]
+)
+def test_a_line_that_is_no_document_is_reported_with_its_number(line, tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n')
+    with pytest.raises(ValueError, match=r"--held_out .*data\.jsonl, line 2:"):
+        read_documents(str(path), "--held_out")
+
+
 @pytest.mark.parametrize("n", [2, 10, 95])
 def test_every_document_is_trained_on_or_held_out(n):
     documents = [str(i) for i in range(n)]

@@ -1,4 +1,4 @@
-"""The optimizer, and how its learning rate changes over a run.
+"""AdamW, the optimizer of whatever Muon does not take.
 
 Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
 """
@@ -12,7 +12,7 @@ from utils import named
 
 
 class AdamW:
-    """Adam with decoupled weight decay, on nested parameters. Step n, for every parameter p:
+    """Adam with decoupled weight decay. Step n, for every parameter p:
 
         mean   = beta1 * mean   + (1 - beta1) * grad
         square = beta2 * square + (1 - beta2) * grad^2
@@ -40,14 +40,17 @@ class AdamW:
         self.square = {name: np.zeros_like(p) for name, p in named(params).items()}
 
     def step(self, params: dict, grads: dict, learning_rate: float) -> None:
-        """Change `params` in place by one step; `grads` is nested like them."""
+        """Change `params` in place by one step; `grads` has at least the names of `params`.
+
+        Both are nested or flat. Gradients of other parameters do not count towards `clip`.
+        """
         self.n_steps += 1
-        grads = named(grads)
-        shrink = min(1.0, self.clip / (length(grads.values()) + 1e-6))
+        params, grads = named(params), named(grads)
+        shrink = min(1.0, self.clip / (length(grads[name] for name in params) + 1e-6))
         beta1, beta2 = self.betas
         mean_rate = learning_rate / (1 - beta1**self.n_steps)
         square_scale = 1 / math.sqrt(1 - beta2**self.n_steps)
-        for name, p in named(params).items():
+        for name, p in params.items():
             grad = grads[name] * shrink
             mean, square = self.mean[name], self.square[name]
             mean += (1 - beta1) * (grad - mean)
@@ -65,17 +68,3 @@ def decays(name: str, p: np.ndarray) -> bool:
 def length(arrays: Iterable[np.ndarray]) -> float:
     """The Euclidean length of all arrays together, as if they were one vector."""
     return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
-
-
-def cosine_schedule(part_done: float, peak: float, warmup: float = 0.04) -> float:
-    """The learning rate when a part of the run is done, from 0 to 1.
-
-    It rises in a straight line to `peak`, then falls along half a cosine to a tenth of it.
-
-    >>> [round(cosine_schedule(part_done, 1.0), 2) for part_done in (0.01, 0.02, 0.04, 0.52, 1)]
-    [0.25, 0.5, 1.0, 0.55, 0.1]
-    """
-    if part_done < warmup:
-        return peak * part_done / warmup
-    after_warmup = (part_done - warmup) / (1 - warmup)  # from 0 to 1
-    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * after_warmup)))

@@ -10,6 +10,7 @@ Subword Units", 2016.
 """
 
 import ast
+import json
 import sysconfig
 import textwrap
 from collections import Counter, defaultdict
@@ -30,7 +31,23 @@ def text_file(path: Path) -> list[str]:
     try:
         return [path.read_text(encoding="utf-8")]
     except UnicodeDecodeError as error:
-        raise ValueError(f"--data {path} is not UTF-8 text: {error}") from None
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def json_lines(path: Path) -> Iterator[str]:
+    """The documents of a JSON Lines file: each line is an object with a key "text".
+
+    Format: https://jsonlines.org. Raises ValueError for a line that is something else.
+    """
+    with open(path, "rb") as file:  # bytes, so that a line that is not UTF-8 is named too
+        for number, line in enumerate(file, start=1):
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, TypeError, KeyError):  # not JSON, no object, no such key
+                text = None
+            if not isinstance(text, str):
+                raise ValueError(f'{path}, line {number}: expected an object {{"text": "..."}}')
+            yield text
 
 
 def python_functions(path: Path) -> Iterator[str]:
@@ -56,29 +73,39 @@ def python_functions(path: Path) -> Iterator[str]:
 READERS: dict[str, Callable[[Path], Iterable[str]]] = {
     # how the name of a file ends -> the function that returns the documents of such a file
     ".py": python_functions,
+    ".jsonl": json_lines,
     ".txt": text_file,
 }
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}  # folders
 
 
-def read_documents(data: str | None = None) -> list[str]:
+def read_documents(data: str | None = None, option: str = "--data") -> list[str]:
     """The documents to learn from: those of the file, folder or package that `data` names.
 
-    None stands for Python's standard library.
+    None stands for Python's standard library. `option` is where the user gave the name.
     Raises FileNotFoundError, OSError or ValueError where there is nothing to read.
     """
-    if data is None:
-        documents = code_below(Path(sysconfig.get_paths()["stdlib"]))
-    elif Path(data).is_file():
-        documents = single_file(Path(data))
-    elif Path(data).is_dir():
-        documents = code_below(Path(data)) + texts_below(Path(data))
-    else:
-        documents = code_below(package_folder(data))
+    try:
+        documents = documents_of(data)
+    except ValueError as error:
+        raise ValueError(f"{option} {data}: {error}") from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{option} {data}: {error}") from None
     if not any(documents):
         kinds = ", ".join(f"*{ending}" for ending in READERS)
-        raise ValueError(f"--data {data}: nothing to learn from; expected text in files {kinds}")
+        raise ValueError(f"{option} {data}: nothing to learn from; expected text in files {kinds}")
     return documents
+
+
+def documents_of(data: str | None) -> list[str]:
+    """`read_documents`, but the result may be empty, and errors do not name the option."""
+    if data is None:
+        return code_below(Path(sysconfig.get_paths()["stdlib"]))
+    if Path(data).is_file():
+        return single_file(Path(data))
+    if Path(data).is_dir():
+        return code_below(Path(data)) + texts_below(Path(data))
+    return code_below(package_folder(data))
 
 
 def single_file(path: Path) -> list[str]:
@@ -116,7 +143,7 @@ def package_folder(name: str) -> Path:
     """The folder of an installed package, by its import name."""
     spec = find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"--data {name}: no file, folder or package of that name")
+        raise FileNotFoundError("no file, folder or package of that name")
     return Path(spec.submodule_search_locations[0])
 
 
