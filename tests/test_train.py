@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -251,6 +252,19 @@ def test_the_rate_warms_up_stays_and_cools_down_to_0():
     assert warmup[0] > 0 and warmup[-1] == 1 and set(plateau) == {1}
     np.testing.assert_allclose(np.diff(rates[first_of_cooldown:]), -1 / (cooldown * n_steps))
     assert rates[-2] > 0 and rates[-1] == 0  # only after the last step
+
+
+def test_the_rate_follows_the_steps_or_the_clock(trained, tmp_path):
+    options = options_of(trained[0], out=str(tmp_path / "out"), steps=200, cooldown=0.25)
+    training = train.Training(options)
+    factors = {}
+    for n_done in (0, 120, 199):
+        training.adamw.n_steps = n_done
+        factors[n_done] = training.rate_factor()
+    assert factors == {0: 1 / WARMUP_STEPS, 120: 1, 199: pytest.approx(1 / 50)}
+    training.options = options_of(trained[0], minutes=1000.0, cooldown=0.25)
+    training.started = time.monotonic() - 60 * 900  # seconds
+    assert training.rate_factor() == pytest.approx(0.4, abs=0.01)
 
 
 def test_a_run_that_is_over_or_has_no_cooldown():
