@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from command_line import check, run
-from encoder import ENDOFTEXT
+from encoder import ENDOFTEXT, get_encoder
 from fast.threads import one_blas_thread
 from gpt2 import generate
 from training.adamw import AdamW
@@ -247,11 +247,14 @@ class Training:
     def read_data(self) -> None:
         """Documents -> training and held-out ids, and always the same held-out windows.
 
-        A new model's encoder is made here too, since it may learn from the training documents.
+        A new model's encoder is made here too, since it may learn from the training documents. A
+        resumed run has its own already.
         """
         options = self.options
         train, held_out = self.read_texts()
-        if not options.init_from:
+        if options.resume:
+            self.encoder = get_encoder(self.out.name, str(self.out.parent))
+        elif not options.init_from:
             with said_if_slow(f"making the tokenizer {options.tokenizer}"):
                 self.encoder = make_encoder(options.tokenizer, train)
         with said_if_slow(f"encoding {len(train)} documents to train on, {len(held_out)} held out"):

@@ -10,6 +10,7 @@ Subword Units", 2016.
 """
 
 import ast
+import heapq
 import json
 import sysconfig
 import textwrap
@@ -205,18 +206,28 @@ def learn_bpe(documents: Iterable[str], n_merges: int) -> Encoder:
             pair_counts[pair] += counts[i]
             pieces_with[pair].add(i)
 
+    # The heap brings the pair that occurs most often to the front. Where a count has changed, the
+    # pair is put in once more: an entry counts only if it still says what `pair_counts` says.
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
     merges = []
-    while len(merges) < n_merges and pair_counts:
-        best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))
+    while len(merges) < n_merges and heap:
+        count, best = heapq.heappop(heap)
+        if pair_counts[best] != -count or count == 0:
+            continue
         merges.append(best)
+        changed = set()
         for i in pieces_with.pop(best):  # only these pieces change, and the counts of their pairs
             for pair in pairwise(pieces[i]):
                 pair_counts[pair] -= counts[i]
+                changed.add(pair)
             pieces[i] = merge_pair(pieces[i], best)
             for pair in pairwise(pieces[i]):
                 pair_counts[pair] += counts[i]
                 pieces_with[pair].add(i)
-        pair_counts = +pair_counts  # drops the pairs that no longer occur
+                changed.add(pair)
+        for pair in changed:
+            heapq.heappush(heap, (-pair_counts[pair], pair))
 
     symbols = [symbol for symbol in byte_level.encoder if symbol != ENDOFTEXT]
     symbols += [left + right for left, right in merges]
