@@ -284,6 +284,7 @@ def draw(results: dict[str, dict], path: Path) -> None:
                 "color": "black" if is_baseline else colours[i % len(colours)],
                 "linestyle": ("-", "--", ":")[i // len(colours) % 3],
                 "linewidth": 2 if is_baseline else 1,
+                "zorder": 3 if is_baseline else 2,
                 "label": name,
             }
             panels[0].plot([row["tokens"] / 1e6 for row in history], bits, **style)
