@@ -437,12 +437,21 @@ class Training:
         dtype = np.float16 if self.options.half else np.float32
         save_model_folder(self.out, self.encoder, self.hparams, self.params, dtype=dtype)
 
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that steps change, by their names in the state file."""
+        kinds = {
+            "params": self.matrices | self.rest,
+            "mean": self.muon.mean | self.adamw.mean,
+            "square": self.adamw.square,
+        }
+        return {
+            f"{kind}.{name}": array
+            for kind, arrays in kinds.items()
+            for name, array in arrays.items()
+        }
+
     def save_state(self) -> None:
         """Write all that the rest of the run depends on, in one file."""
-        arrays = {f"params.{name}": p for name, p in named(self.params).items()}
-        arrays |= {f"mean.{name}": mean for name, mean in self.muon.mean.items()}
-        arrays |= {f"mean.{name}": mean for name, mean in self.adamw.mean.items()}
-        arrays |= {f"square.{name}": square for name, square in self.adamw.square.items()}
         state = {
             "options": asdict(self.options),
             "history": self.history,
@@ -453,7 +462,7 @@ class Training:
             "rng": self.rng.bit_generator.state,
         }
         with replacing(self.state_file) as temporary:
-            np.savez(temporary, run=json.dumps(state), **arrays)
+            np.savez(temporary, run=json.dumps(state), **self.state_arrays())
 
     def load_state(self) -> None:
         """Go back to where `save_state` was. Raises ValueError if the options are others now."""
@@ -467,13 +476,8 @@ class Training:
             ]
             if changed:
                 raise ValueError(f"--resume: the run in {self.out} had {', '.join(changed)}")
-            for name, p in named(self.params).items():
-                p[...] = arrays[f"params.{name}"]
-            for name in self.matrices:
-                self.muon.mean[name] = arrays[f"mean.{name}"]
-            for name in self.rest:
-                self.adamw.mean[name] = arrays[f"mean.{name}"]
-                self.adamw.square[name] = arrays[f"square.{name}"]
+            for name, array in self.state_arrays().items():
+                array[...] = arrays[name]
         self.history, self.minutes, self.best = state["history"], state["minutes"], state["best"]
         self.adamw.n_steps, self.n_tokens = state["n_steps"], state["n_tokens"]
         self.rng.bit_generator.state = state["rng"]

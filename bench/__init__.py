@@ -6,6 +6,7 @@
     python -m bench.tokenizer  speed of the tokenizer
     python -m bench.training   speed and memory of training
     python -m bench.loss       what training reaches for the same number of tokens
+    python -m bench.ablation   what each part of the training recipe is worth
     python -m bench.bundled    what the bundled model writes
     python -m bench.chart      draws docs/speed.svg from the figures of bench.compare
 

@@ -1,0 +1,363 @@
+"""What each part of the training recipe is worth: runs that differ from a baseline in one thing.
+
+The baseline: 6 layers, 6 heads, 192 wide, windows of 256, 2048 merges, batches of 16 windows, Muon
+at 0.02 with AdamW at 0.002 for the rest, weight decay 0.1, no dropout, the last 0.4 of the run as
+cooldown. All variants get the same number of tokens (--tokens), or of minutes (--minutes).
+
+adamw                             AdamW at 0.002 for all parameters
+dropout                           0.1
+cooldown_0.2, cooldown_0.7        a shorter and a longer cooldown
+cosine                            half a cosine down to a tenth, in place of plateau and cooldown
+average                           no cooldown: a constant rate, and what is evaluated and saved is
+                                  the moving average of the weights, decay 0.99 a step
+starts, half_starts               all windows, or half of them, begin at a document's start
+batch_8, batch_32                 windows in a batch
+growing_batch                     8, 16, then 32 windows, each for a third of the run
+growing_window                    windows of 128, twice as many, for the first two thirds; the
+                                  held-out windows stay 256 long
+rate_0.01, rate_0.04              Muon's learning rate
+wte_rate_0.005                    AdamW's learning rate (embeddings, gains, biases)
+decay_0                           no weight decay
+merges_1024, merges_4096          the tokenizer
+6x256, 8x256 (8 heads), 10x192    layers and width: to be compared at equal minutes
+
+Columns: parameters, steps, tokens, minutes (evaluations included), and held-out bits per byte at
+the end. The curves over tokens and over minutes are drawn with matplotlib.
+
+Each variant has its own folder in --out. One that is finished there is not run again; one that was
+stopped goes on. The baseline takes some 8 minutes on two cores for 3 million tokens.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import train
+from bench.measure import Options, machine, print_table, progress, write_json
+from training.data import windows
+from training.learning_rate import WARMUP_STEPS
+from utils import map_params, named
+
+BASELINE = {
+    "preset": "python",
+    "tokenizer": "bpe:2048",
+    "init_from": None,
+    "n_layer": 6,
+    "n_head": 6,
+    "n_embd": 192,
+    "n_ctx": 256,
+    "batch_size": 16,
+    "optimizer": "muon",
+    "learning_rate": 2e-3,
+    "muon_learning_rate": 0.02,
+    "cooldown": 0.4,
+    "weight_decay": 0.1,
+    "grad_clip": 1.0,
+    "dropout": 0.0,
+    "seed": 0,
+    "half": False,
+}
+EVALUATIONS = 12  # of a run of a set number of tokens
+TOKENS_BETWEEN = 500_000  # from one evaluation to the next, in a run of some minutes
+AVERAGE_DECAY = 0.99  # a step
+GROWING_BATCH = (8, 16, 32)
+
+# ---------------------------------------------------------------- the variants
+
+
+class Run(train.Training):
+    """A run of a set number of tokens, whatever the size of its batches, or of minutes.
+
+    Documents and ids are kept for the next runs of this process.
+    """
+
+    kept = {}  # noqa: RUF012 - shared by all runs on purpose
+
+    def read_texts(self) -> tuple[list[str], list[str]]:
+        key = (self.options.data, self.options.held_out, self.options.seed)
+        if key not in self.kept:
+            self.kept[key] = super().read_texts()
+        return self.kept[key]
+
+    def read_data(self) -> None:
+        options = self.options
+        key = (options.data, options.held_out, options.seed, options.tokenizer, options.n_ctx)
+        names = ("encoder", "train_ids", "held_out_ids", "held_out_batch", "tokens_per_byte")
+        if key not in self.kept:
+            super().read_data()
+            self.kept[key] = {name: getattr(self, name) for name in names}
+        for name, value in self.kept[key].items():
+            setattr(self, name, value)
+        # The split, which draws, is not made again: the draws that follow are to be the same.
+        self.rng = np.random.default_rng(options.seed)
+
+    def part_done(self) -> float:
+        options = self.options
+        if options.minutes:
+            return super().part_done()
+        return self.n_tokens / (options.steps * options.batch_size * options.n_ctx)
+
+
+class Cosine(Run):
+    def rate_factor(self) -> float:
+        warmup = min(1.0, (self.n_steps + 1) / WARMUP_STEPS)
+        return warmup * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, self.part_done()))))
+
+
+class Average(Run):
+    """Between evaluations `params` are the weights that are trained, during one their average."""
+
+    def make_optimizers(self) -> None:
+        super().make_optimizers()
+        self.average = map_params(lambda name, p: p.copy(), self.params)
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        average = {f"average.{name}": p for name, p in named(self.average).items()}
+        return super().state_arrays() | average
+
+    def step(self) -> float:
+        loss = super().step()
+        weights = named(self.params)
+        for name, average in named(self.average).items():
+            average += (1 - AVERAGE_DECAY) * (weights[name] - average)
+        return loss
+
+    def evaluate(self, loss: float) -> None:
+        weights, self.params = self.params, self.average
+        super().evaluate(loss)
+        self.params = weights
+
+
+class Starts(Run):
+    part = 1.0  # of the windows, which begin at a document's start
+
+    @functools.cached_property
+    def document_starts(self) -> np.ndarray:
+        """Where documents begin in `train_ids`, as far as a whole window follows."""
+        ends = np.flatnonzero(self.train_ids == self.encoder.eot)
+        starts = np.concatenate([[0], ends + 1])
+        return starts[starts < len(self.train_ids) - self.options.n_ctx]
+
+    def draw_starts(self) -> np.ndarray:
+        starts = super().draw_starts()
+        n = round(self.part * len(starts))
+        starts[:n] = self.rng.choice(self.document_starts, n)
+        return starts
+
+
+class HalfStarts(Starts):
+    part = 0.5
+
+
+class GrowingBatch(Run):
+    def draw_starts(self) -> np.ndarray:
+        third = min(2, int(3 * self.part_done()))
+        end = len(self.train_ids) - self.options.n_ctx
+        return self.rng.integers(0, end, GROWING_BATCH[third])
+
+
+class GrowingWindow(Run):
+    def draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.part_done() >= 2 / 3:
+            return super().draw_batch()
+        n_ctx = self.options.n_ctx // 2
+        starts = self.rng.integers(0, len(self.train_ids) - n_ctx, 2 * self.options.batch_size)
+        return windows(self.train_ids, starts, n_ctx)
+
+
+class Variant(NamedTuple):
+    """What is not as in the baseline: options, or the class of the run."""
+
+    changes: dict[str, Any]
+    run: type[Run] = Run
+
+
+VARIANTS = {
+    "baseline": Variant({}),
+    "adamw": Variant({"optimizer": "adamw", "learning_rate": 2e-3}),
+    "dropout": Variant({"dropout": 0.1}),
+    "cooldown_0.2": Variant({"cooldown": 0.2}),
+    "cooldown_0.7": Variant({"cooldown": 0.7}),
+    "cosine": Variant({}, Cosine),
+    "average": Variant({"cooldown": 0.0}, Average),
+    "starts": Variant({}, Starts),
+    "half_starts": Variant({}, HalfStarts),
+    "batch_8": Variant({"batch_size": 8}),
+    "batch_32": Variant({"batch_size": 32}),
+    "growing_batch": Variant({}, GrowingBatch),
+    "growing_window": Variant({}, GrowingWindow),
+    "rate_0.01": Variant({"muon_learning_rate": 0.01}),
+    "rate_0.04": Variant({"muon_learning_rate": 0.04}),
+    "wte_rate_0.005": Variant({"learning_rate": 5e-3}),
+    "decay_0": Variant({"weight_decay": 0.0}),
+    "merges_1024": Variant({"tokenizer": "bpe:1024"}),
+    "merges_4096": Variant({"tokenizer": "bpe:4096"}),
+    "6x256": Variant({"n_head": 8, "n_embd": 256}),
+    "8x256": Variant({"n_layer": 8, "n_head": 8, "n_embd": 256}),
+    "10x192": Variant({"n_layer": 10}),
+}
+
+# ---------------------------------------------------------------- running one
+
+
+def options_of(
+    variant: Variant,
+    folder: Path,
+    data: str | None,
+    held_out: str | None,
+    n_tokens: int,
+    minutes: float | None,
+) -> train.Options:
+    """The options of a variant's run; `n_tokens` is without effect where there are minutes."""
+    recipe = BASELINE | variant.changes
+    tokens_in_step = recipe["batch_size"] * recipe["n_ctx"]
+    tokens_between = TOKENS_BETWEEN if minutes else n_tokens / EVALUATIONS
+    options = train.Options(
+        **recipe,
+        data=data,
+        held_out=held_out,
+        out=str(folder),
+        steps=max(1, round(n_tokens / tokens_in_step)),
+        minutes=minutes,
+        eval_every=max(1, round(tokens_between / tokens_in_step)),
+        resume=(folder / "training_state.npz").exists(),
+    )
+    options.validate()
+    return options
+
+
+def result_of(variant: Variant, options: train.Options) -> dict:
+    """{"options", "parameters", "history"} of a finished run, which is made if it is not there.
+
+    Raises ValueError if the run that is there had other options.
+    """
+    path = Path(options.out) / "result.json"
+    expected = {name: value for name, value in asdict(options).items() if name != "resume"}
+    if path.exists():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in expected if result["options"].get(name) != expected[name]]
+        if changed:
+            raise ValueError(f"{path} is of a run with other {', '.join(changed)}: another --out?")
+        return result
+    run = variant.run(options)
+    run.train()
+    n_parameters = sum(p.size for p in named(run.params).values())
+    result = {"options": expected, "parameters": n_parameters, "history": run.history}
+    with train.replacing(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def table_row(name: str, result: dict) -> list[str]:
+    last = result["history"][-1]
+    counts = [f"{n:,}" for n in (result["parameters"], last["step"], last["tokens"])]
+    return [name, *counts, f"{last['minutes']:.1f}", f"{last['bits_per_byte']:.4f}"]
+
+
+def draw(results: dict[str, dict], path: Path) -> None:
+    """Write the held-out curves as SVG; the same results give the same bytes.
+
+    The first quarter of the runs, where all fall steeply, may lie above the panels.
+    """
+    from matplotlib import colormaps, rc_context
+    from matplotlib.figure import Figure
+
+    settings = {"svg.hashsalt": "ablation", "svg.fonttype": "none"}
+    with rc_context(settings):
+        figure = Figure(figsize=(11, 5), layout="constrained")  # inches
+        panels = figure.subplots(1, 2, sharey=True)
+        colours = colormaps["tab10"].colors
+        for i, (name, result) in enumerate(results.items()):
+            history = result["history"]
+            bits = [row["bits_per_byte"] for row in history]
+            is_baseline = name == "baseline"
+            style = {
+                "color": "black" if is_baseline else colours[i % len(colours)],
+                "linestyle": ("-", "--", ":")[i // len(colours) % 3],
+                "linewidth": 2 if is_baseline else 1,
+                "zorder": 3 if is_baseline else 2,
+                "label": name,
+            }
+            panels[0].plot([row["tokens"] / 1e6 for row in history], bits, **style)
+            panels[1].plot([row["minutes"] for row in history], bits, **style)
+        panels[0].set_xlabel("million tokens")
+        panels[1].set_xlabel("minutes")
+        panels[0].set_ylabel("held-out bits per byte")
+        low, high = limits(result["history"] for result in results.values())
+        panels[0].set_ylim(low, high)
+        for axes in panels:
+            axes.grid(alpha=0.3)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize="small")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with train.replacing(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def limits(histories: Iterable[list[dict]]) -> tuple[float, float]:
+    """The lowest and highest bits per byte after the first quarter of each run, and some room."""
+    shown = [
+        row["bits_per_byte"]
+        for history in histories
+        for row in history
+        if row["tokens"] >= history[-1]["tokens"] / 4
+    ]
+    room = 0.02 * max(shown)
+    return min(shown) - room, max(shown) + room
+
+
+def main():
+    options = Options("bench.ablation", __doc__)
+    add = options.add_argument
+    add("--data", help="documents to train on, as for train.py (the standard library's functions)")
+    add("--held_out", help="documents for the held-out loss (a tenth of --data)")
+    add("--tokens", type=float, default=3e6, help="length of each run (3e6)")
+    add("--minutes", type=float, help="length of each run, instead of --tokens")
+    add("--only", metavar="NAMES", help="variants to run, comma separated (all)")
+    add("--out", metavar="FOLDER", default="models/ablation", help="folder (models/ablation)")
+    add("--svg", metavar="FILE", help="where the curves go (ablation.svg in --out)")
+    options.add_json(default="ablation.json in --out")
+    arguments = options.parse_args()
+    names = arguments.only.split(",") if arguments.only else list(VARIANTS)
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        options.error(f"--only {unknown[0]}: expected some of {','.join(VARIANTS)}")
+    if not arguments.tokens >= 1:
+        options.error(f"--tokens {arguments.tokens}: expected a number of at least 1")
+
+    out, results = Path(arguments.out), {}
+    for name in names:
+        progress(f"{name}: {VARIANTS[name].changes or VARIANTS[name].run.__name__}")
+        try:
+            run_options = options_of(
+                VARIANTS[name],
+                out / name,
+                arguments.data,
+                arguments.held_out,
+                int(arguments.tokens),
+                arguments.minutes,
+            )
+            results[name] = result_of(VARIANTS[name], run_options)
+        except (ValueError, OSError) as error:
+            options.error(str(error))
+    header = ["variant", "parameters", "steps", "tokens", "minutes", "bits per byte"]
+    rows = [table_row(name, result) for name, result in results.items()]
+    figures = {"machine": machine(), "results": results}
+    print_table("Held-out loss of variants of a run", figures["machine"], header, rows)
+    svg = Path(arguments.svg or out / "ablation.svg")
+    draw(results, svg)
+    print(f"\ncurves: {svg}")
+    write_json(figures, arguments.json or out / "ablation.json")
+
+
+if __name__ == "__main__":
+    main()
