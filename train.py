@@ -98,7 +98,8 @@ class Options:
 
 
 OPTIMIZERS = ("muon", "adamw")
-MAY_CHANGE = ("steps", "minutes", "cooldown", "eval_every", "resume", "out")  # on --resume
+# On --resume:
+MAY_CHANGE = ("batch_size", "steps", "minutes", "cooldown", "eval_every", "resume", "out")
 
 
 # ---------------------------------------------------------------- what a run writes
@@ -265,6 +266,8 @@ class Training:
                 f"{len(self.train_ids)} tokens to train on and {len(self.held_out_ids)} held out "
                 f"are too few for windows of {options.n_ctx}: give more --data or a smaller --n_ctx"
             )
+        ends = np.flatnonzero(self.train_ids == self.encoder.eot)
+        self.document_starts = np.append(0, ends + 1)
         self.held_out_batch = spread_windows(self.held_out_ids, options.n_ctx)
         n_bytes = sum(len(text.encode("utf-8")) + 1 for text in held_out)  # 1: <|endoftext|>
         self.tokens_per_byte = len(self.held_out_ids) / n_bytes
@@ -334,14 +337,22 @@ class Training:
         """What the peak learning rates are multiplied by in the next step, from 0 to 1."""
         return trapezoid(self.n_steps + 1, self.part_done(), self.options.cooldown)
 
-    def draw_starts(self) -> np.ndarray:
-        """Where the windows of the next batch begin in `train_ids`: -> [batch_size]"""
-        options = self.options
-        return self.rng.integers(0, len(self.train_ids) - options.n_ctx, options.batch_size)
+    def draw_starts(self, n: int) -> np.ndarray:
+        """Where `n` random windows begin in `train_ids`: -> [n]
+
+        Every other one is moved back to the start of its document, if that is not far: a prompt
+        begins there too.
+        """
+        n_ctx, documents = self.options.n_ctx, self.document_starts
+        starts = self.rng.integers(0, len(self.train_ids) - n_ctx, n)
+        of_document = documents[np.searchsorted(documents, starts, side="right") - 1]
+        moved = (starts - of_document < n_ctx) & (np.arange(n) % 2 == 0)
+        return np.where(moved, of_document, starts)
 
     def draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """The next inputs and targets, each [batch_size, n_ctx]."""
-        return windows(self.train_ids, self.draw_starts(), self.options.n_ctx)
+        options = self.options
+        return windows(self.train_ids, self.draw_starts(options.batch_size), options.n_ctx)
 
     def step(self) -> float:
         """One step of the optimizers on a random batch: -> its loss in nats per token"""

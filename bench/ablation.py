@@ -1,8 +1,8 @@
 """What each part of the training recipe is worth: runs that differ from a baseline in one thing.
 
-The baseline: 6 layers, 6 heads, 192 wide, windows of 256, 2048 merges, batches of 16 windows, Muon
-at 0.02 with AdamW at 0.002 for the rest, weight decay 0.1, no dropout, the last 0.4 of the run as
-cooldown. All variants get the same number of tokens (--tokens), or of minutes (--minutes).
+The baseline: 6 layers, 6 heads, 192 wide, windows of 256, 2048 merges, batches of 16 windows, half
+of them moved to a document's start, Muon at 0.01 with AdamW at 0.002 for the rest, weight decay
+0.1, no dropout, the last 0.4 of the run as cooldown. All variants get the same number of tokens (--tokens), or of minutes (--minutes).
 
 adamw                             AdamW at 0.002 for all parameters
 dropout                           0.1
@@ -10,12 +10,12 @@ cooldown_0.2, cooldown_0.7        a shorter and a longer cooldown
 cosine                            half a cosine down to a tenth, in place of plateau and cooldown
 average                           no cooldown: a constant rate, and what is evaluated and saved is
                                   the moving average of the weights, decay 0.99 a step
-starts, half_starts               all windows, or half of them, begin at a document's start
+random_starts, all_starts         no window, or all of them, moved to a document's start
 batch_8, batch_32                 windows in a batch
 growing_batch                     8, 16, then 32 windows, each for a third of the run
 growing_window                    windows of 128, twice as many, for the first two thirds; the
                                   held-out windows stay 256 long
-rate_0.01, rate_0.04              Muon's learning rate
+rate_0.005, rate_0.02, rate_0.04  Muon's learning rate
 wte_rate_0.005                    AdamW's learning rate (embeddings, gains, biases)
 decay_0                           no weight decay
 merges_1024, merges_4096          the tokenizer
@@ -28,7 +28,6 @@ Each variant has its own folder in --out. One that is finished there is not run 
 stopped goes on. The baseline takes some 8 minutes on two cores for 3 million tokens.
 """
 
-import functools
 import json
 import math
 from collections.abc import Iterable
@@ -55,7 +54,7 @@ BASELINE = {
     "batch_size": 16,
     "optimizer": "muon",
     "learning_rate": 2e-3,
-    "muon_learning_rate": 0.02,
+    "muon_learning_rate": 0.01,
     "cooldown": 0.4,
     "weight_decay": 0.1,
     "grad_clip": 1.0,
@@ -88,7 +87,8 @@ class Run(train.Training):
     def read_data(self) -> None:
         options = self.options
         key = (options.data, options.held_out, options.seed, options.tokenizer, options.n_ctx)
-        names = ("encoder", "train_ids", "held_out_ids", "held_out_batch", "tokens_per_byte")
+        names = ("encoder", "train_ids", "document_starts", "held_out_ids", "held_out_batch")
+        names += ("tokens_per_byte",)
         if key not in self.kept:
             super().read_data()
             self.kept[key] = {name: getattr(self, name) for name in names}
@@ -134,41 +134,28 @@ class Average(Run):
         self.params = weights
 
 
-class Starts(Run):
-    part = 1.0  # of the windows, which begin at a document's start
-
-    @functools.cached_property
-    def document_starts(self) -> np.ndarray:
-        """Where documents begin in `train_ids`, as far as a whole window follows."""
-        ends = np.flatnonzero(self.train_ids == self.encoder.eot)
-        starts = np.concatenate([[0], ends + 1])
-        return starts[starts < len(self.train_ids) - self.options.n_ctx]
-
-    def draw_starts(self) -> np.ndarray:
-        starts = super().draw_starts()
-        n = round(self.part * len(starts))
-        starts[:n] = self.rng.choice(self.document_starts, n)
-        return starts
+class RandomStarts(Run):
+    def draw_starts(self, n: int) -> np.ndarray:
+        return self.rng.integers(0, len(self.train_ids) - self.options.n_ctx, n)
 
 
-class HalfStarts(Starts):
-    part = 0.5
+class AllStarts(Run):
+    def draw_starts(self, n: int) -> np.ndarray:
+        return super().draw_starts(2 * n)[::2]
 
 
 class GrowingBatch(Run):
-    def draw_starts(self) -> np.ndarray:
+    def draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
         third = min(2, int(3 * self.part_done()))
-        end = len(self.train_ids) - self.options.n_ctx
-        return self.rng.integers(0, end, GROWING_BATCH[third])
+        return windows(self.train_ids, self.draw_starts(GROWING_BATCH[third]), self.options.n_ctx)
 
 
 class GrowingWindow(Run):
     def draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
         if self.part_done() >= 2 / 3:
             return super().draw_batch()
-        n_ctx = self.options.n_ctx // 2
-        starts = self.rng.integers(0, len(self.train_ids) - n_ctx, 2 * self.options.batch_size)
-        return windows(self.train_ids, starts, n_ctx)
+        starts = self.draw_starts(2 * self.options.batch_size)
+        return windows(self.train_ids, starts, self.options.n_ctx // 2)
 
 
 class Variant(NamedTuple):
@@ -186,13 +173,14 @@ VARIANTS = {
     "cooldown_0.7": Variant({"cooldown": 0.7}),
     "cosine": Variant({}, Cosine),
     "average": Variant({"cooldown": 0.0}, Average),
-    "starts": Variant({}, Starts),
-    "half_starts": Variant({}, HalfStarts),
+    "random_starts": Variant({}, RandomStarts),
+    "all_starts": Variant({}, AllStarts),
     "batch_8": Variant({"batch_size": 8}),
     "batch_32": Variant({"batch_size": 32}),
     "growing_batch": Variant({}, GrowingBatch),
     "growing_window": Variant({}, GrowingWindow),
-    "rate_0.01": Variant({"muon_learning_rate": 0.01}),
+    "rate_0.005": Variant({"muon_learning_rate": 0.005}),
+    "rate_0.02": Variant({"muon_learning_rate": 0.02}),
     "rate_0.04": Variant({"muon_learning_rate": 0.04}),
     "wte_rate_0.005": Variant({"learning_rate": 5e-3}),
     "decay_0": Variant({"weight_decay": 0.0}),

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "explain": BELOW_PROGRAMS,
     "batch": BELOW_PROGRAMS,
     "train": BELOW_PROGRAMS,
+    "training.corpus": ["training.data", "command_line"],
     "training": ["fast.threads", "utils", "encoder"],
     "gpt2": ["fast", "utils", "command_line"],
     "gpt2_pico": [],
