@@ -2,7 +2,8 @@
 
 The baseline: 6 layers, 6 heads, 192 wide, windows of 256, 2048 merges, batches of 16 windows, half
 of them moved to a document's start, Muon at 0.01 with AdamW at 0.002 for the rest, weight decay
-0.1, no dropout, the last 0.4 of the run as cooldown. All variants get the same number of tokens (--tokens), or of minutes (--minutes).
+0.1, no dropout, the last 0.4 of the run as cooldown. All variants get the same number of tokens
+(--tokens), or of minutes (--minutes).
 
 adamw                             AdamW at 0.002 for all parameters
 dropout                           0.1
