@@ -12,7 +12,6 @@ Left out: mixed precision, more than one machine, text that does not fit in memo
 import csv
 import json
 import math
-import os
 import shutil
 import sys
 import textwrap
@@ -42,7 +41,13 @@ from training.data import (
 from training.layers import batch_loss, batch_loss_and_grads, init_params
 from training.learning_rate import trapezoid
 from training.muon import Muon, is_block_matrix
-from utils import load_encoder_hparams_and_params, map_params, named, save_model_folder
+from utils import (
+    load_encoder_hparams_and_params,
+    map_params,
+    named,
+    replacing,
+    save_model_folder,
+)
 
 # ---------------------------------------------------------------- what a run is told
 
@@ -121,22 +126,6 @@ def said_if_slow(line: str, seconds: float = 2.0) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to. It is renamed to `path` if all went well, else removed.
-
-    Raises OSError with the name of `path` if it cannot be written.
-    """
-    temporary = path.with_name(f"unfinished-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_log(path: Path, history: list[dict]) -> None:
