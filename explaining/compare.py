@@ -146,7 +146,7 @@ def _describe(found: Comparison, ours: Dump, theirs: Dump) -> list[str]:
         lines.append(f"  up to {largest:.3g}, at [{', '.join(map(str, index))}]")
         lines.append(f"  {a:.8g} in {ours.path}, {b:.8g} in {theirs.path}")
     if found.gap:
-        lines.append(f"  not in {theirs.path}, and just before: {', '.join(found.gap)}")
+        lines.append(f"  not in {theirs.path}: the {len(found.gap)} values just before it")
     if found.hint:
         lines.append(f"  perhaps: {found.hint}")
     return lines

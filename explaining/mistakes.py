@@ -25,6 +25,7 @@ Results = Iterator[tuple[str, Array]]
 CORRECT = ""
 MASKED = -1e9  # a score below this is that of a key that the query may not see
 CLEARLY = 0.1  # how much nearer to the other dump a mistake's result must be than the correct one's
+CERTAINLY = 0.001  # if it is so much nearer, no farther operation is tried
 
 
 def difference(ours: Array, theirs: Array) -> Array:
@@ -568,17 +569,16 @@ def hint(
             "this operation is right: what goes into it differs already, by less than the "
             "tolerance. Compare with a smaller --tolerance"
         )
-    errors = {}
+    best, least = None, CLEARLY * apart
     for i in range(len(missing), -1, -1):  # the nearest first
         operation, *later = [*missing, name][i:]
-        place = f"{operation}: " if later else ""
         for wrong, result in here.at(operation).results():
             error = farthest(here.continued(operation, result, later), wanted)
-            errors[place + wrong] = min(error, errors.get(place + wrong, math.inf))
-    best = min(errors, key=errors.get)
-    if errors[best] <= CLEARLY * apart:
-        return best
-    return _precision_of(wanted)
+            if error < least:
+                best, least = f"{operation}: {wrong}" if later else wrong, error
+        if least <= CERTAINLY * apart:
+            break
+    return best or _precision_of(wanted)
 
 
 def _precision_of(array: Array) -> str | None:
