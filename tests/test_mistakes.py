@@ -15,7 +15,7 @@ from explaining.dump import Dump, read_dump, write_dump
 from explaining.mistakes import MISTAKES, Here
 from explaining.watch import KINDS, kind_of, watch
 
-HPARAMS = {"n_vocab": 61, "n_ctx": 16, "n_embd": 32, "n_head": 4, "n_layer": 2}
+HPARAMS = {"n_vocab": 61, "n_ctx": 16, "n_embd": 36, "n_head": 3, "n_layer": 2}
 N_HEAD, N_EMBD = HPARAMS["n_head"], HPARAMS["n_embd"]
 IDS = random_prompt(HPARAMS, 9)
 TOLERANCE = 1e-4
@@ -135,6 +135,25 @@ def no_activation(params, patch):
     patch.setattr(gpt2, "gelu", lambda x: x)
 
 
+def gelu_with(gelu):
+    def mistake(params, patch):
+        patch.setattr(gpt2, "gelu", gelu)
+
+    return mistake
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def quick_gelu(x):
+    return x / (1 + np.exp(-1.702 * x))
+
+
+def gelu_with_factor(factor):
+    return gelu_with(lambda x: 0.5 * x * (1 + np.tanh(factor * (x + 0.044715 * x**3))))
+
+
 def attention_with(patch, scale=None, mask=None, after=None):
     """Replace `attention_weights` by one with another scale, mask or use of the mask."""
 
@@ -146,6 +165,11 @@ def attention_with(patch, scale=None, mask=None, after=None):
             return gpt2.softmax(scores * is_seen)
         if after == "late":
             return gpt2.softmax(scores) * is_seen
+        if after == "none":
+            return np.where(is_seen, scores, np.float32(-1e10))
+        if after == "queries":
+            scores = np.where(is_seen, scores, np.float32(-1e10))
+            return gpt2.softmax(scores.swapaxes(-1, -2)).swapaxes(-1, -2)
         return gpt2.softmax(np.where(is_seen, scores, np.float32(-1e10)))
 
     patch.setattr(gpt2, "attention_weights", attention_weights)
@@ -173,6 +197,65 @@ def mask_that_shows_the_next_position(params, patch):
 
 def mask_that_hides_the_position_itself(params, patch):
     attention_with(patch, mask=lambda n_seq: np.tri(n_seq, k=-1) > 0)
+
+
+def scale_by_layer(params, patch):
+    plain, n_calls = gpt2.attention_weights, 0
+
+    def attention_weights(q, k, mask):
+        nonlocal n_calls
+        n_calls += 1
+        return plain(q / n_calls, k, mask)
+
+    patch.setattr(gpt2, "attention_weights", attention_weights)
+
+
+def mask_the_wrong_way_round(params, patch):
+    attention_with(patch, mask=lambda n_seq: np.tri(n_seq, dtype=bool).T)
+
+
+def neither_scale_nor_mask(params, patch):
+    attention_with(patch, scale=1, mask=lambda n_seq: np.ones((n_seq, n_seq), bool))
+
+
+def no_softmax(params, patch):
+    attention_with(patch, after="none")
+
+
+def softmax_over_queries(params, patch):
+    attention_with(patch, after="queries")
+
+
+def heads_with(heads):
+    """heads(weights, k, v) in the place of weights @ v"""
+
+    def mistake(params, patch):
+        def attention(q, k, v, mask):
+            return heads(gpt2.attention_weights(q, k, mask), k, v)
+
+        patch.setattr(gpt2, "attention", attention)
+
+    return mistake
+
+
+def transposed_weights(weights, k, v):
+    return weights.swapaxes(-1, -2) @ v
+
+
+def averaged_keys(weights, k, v):
+    return weights @ k
+
+
+def nan_where_nothing_is_seen(params, patch):  # as a mask of -inf gives
+    mask_that_hides_the_position_itself(params, patch)
+    plain = gpt2.attention_weights
+
+    def attention_weights(q, k, mask):
+        weights = plain(q, k, mask)
+        weights[:, 0] = np.nan
+        return weights
+
+    patch.setattr(gpt2, "attention_weights", attention_weights)
 
 
 def mask_as_a_factor(params, patch):
@@ -228,13 +311,43 @@ def heads_before_q_k_v(params, patch):
     split_with(patch, split)
 
 
-def heads_merged_without_moving_the_axis(params, patch):
-    def mha(x, c_attn, c_proj, n_head, cache=None, n_last=None):
-        q, k, v = map(heads_of, np.split(gpt2.linear(x, **c_attn), 3, axis=-1))
-        mask = gpt2.causal_mask(len(x), len(x), len(x), x.dtype)
-        return gpt2.linear(gpt2.attention(q, k, v, mask).reshape(len(x), -1), **c_proj)
+def heads_that_take_turns(params, patch):
+    split_with(
+        patch,
+        lambda x: [
+            p.reshape(len(x), -1, N_HEAD).transpose(2, 0, 1) for p in np.split(x, 3, axis=-1)
+        ],
+    )
 
-    patch.setattr(gpt2, "mha", mha)
+
+def q_scaled_already(params, patch):
+    def split(x):
+        q, k, v = np.split(x, 3, axis=-1)
+        return heads_of(q) / (N_EMBD / N_HEAD) ** 0.5, heads_of(k), heads_of(v)
+
+    split_with(patch, split)
+
+
+def merge_with(merge):
+    """Replace `mha`: merge(heads) gives [n_seq, n_embd]."""
+
+    def mistake(params, patch):
+        def mha(x, c_attn, c_proj, n_head, cache=None, n_last=None):
+            q, k, v = map(heads_of, np.split(gpt2.linear(x, **c_attn), 3, axis=-1))
+            mask = gpt2.causal_mask(len(x), len(x), len(x), x.dtype)
+            return gpt2.linear(merge(gpt2.attention(q, k, v, mask)), **c_proj)
+
+        patch.setattr(gpt2, "mha", mha)
+
+    return mistake
+
+
+def without_moving_the_axis(heads):
+    return heads.reshape(heads.shape[1], -1)
+
+
+def taking_turns(heads):
+    return heads.transpose(1, 2, 0).reshape(heads.shape[1], -1)
 
 
 def other_epsilon(eps):
@@ -253,6 +366,26 @@ def sample_variance(params, patch):
     patch.setattr(gpt2, "layer_norm", layer_norm)
 
 
+def layer_norm_with(layer_norm):
+    def mistake(params, patch):
+        patch.setattr(gpt2, "layer_norm", layer_norm)
+
+    return mistake
+
+
+def epsilon_outside_the_root(x, g, b):
+    std = x.std(axis=-1, keepdims=True)
+    return (x - x.mean(axis=-1, keepdims=True)) / (std + np.float32(1e-5)) * g + b
+
+
+def norm_over_positions(x, g, b):
+    return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + np.float32(1e-5)) * g + b
+
+
+def no_norm_at_all(x, g, b):
+    return x
+
+
 def rms_norm(params, patch):
     def layer_norm(x, g, b):
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5) * g + b
@@ -262,6 +395,19 @@ def rms_norm(params, patch):
 
 def no_gain(params, patch):
     params["ln_f"]["g"] = np.ones_like(params["ln_f"]["g"])
+
+
+def no_bias_of_ln_f(params, patch):
+    params["ln_f"]["b"] = np.zeros_like(params["ln_f"]["b"])
+
+
+def no_parameters_of_ln_f(params, patch):
+    no_gain(params, patch)
+    no_bias_of_ln_f(params, patch)
+
+
+def c_fc_of_the_first_block_everywhere(params, patch):
+    params["blocks"][1]["mlp"]["c_fc"] = params["blocks"][0]["mlp"]["c_fc"]
 
 
 def swapped_layer_norms(params, patch):
@@ -320,8 +466,85 @@ def residual_from_normalised_input(params, patch):
     block_with(patch, block)
 
 
+def post_norm_of_the_ffn(params, patch):
+    def block(x, attn, mlp, ln_1, ln_2):
+        x = x + attn(ln_1(x))
+        return ln_2(x + mlp(x))
+
+    block_with(patch, block)
+
+
+def ln_2_of_what_attention_adds(params, patch):
+    def block(x, attn, mlp, ln_1, ln_2):
+        added = attn(ln_1(x))
+        return x + added + mlp(ln_2(added))
+
+    block_with(patch, block)
+
+
+def ffn_without_ln_2(params, patch):
+    def block(x, attn, mlp, ln_1, ln_2):
+        x = x + attn(ln_1(x))
+        return x + mlp(x)
+
+    block_with(patch, block)
+
+
+def one_layer_norm_for_both(params, patch):
+    def block(x, attn, mlp, ln_1, ln_2):
+        y = ln_1(x)
+        return x + attn(y) + mlp(y)
+
+    block_with(patch, block)
+
+
+def attention_that_is_not_added(params, patch):
+    def block(x, attn, mlp, ln_1, ln_2):
+        attn(ln_1(x))
+        return x + mlp(ln_2(x))
+
+    block_with(patch, block)
+
+
+def ffn_added_to(which):
+    def mistake(params, patch):
+        def block(x, attn, mlp, ln_1, ln_2):
+            after_attn = x + attn(ln_1(x))
+            y = ln_2(after_attn)
+            added = mlp(y)
+            return {"ln_2": y + added, "the block's input": x + added, "": after_attn}[which]
+
+        block_with(patch, block)
+
+    return mistake
+
+
 def positions_from_one(params, patch):
     params["wpe"] = np.roll(params["wpe"], -1, axis=0)
+
+
+def positions_from_two(params, patch):
+    params["wpe"] = np.roll(params["wpe"], -2, axis=0)
+
+
+def every_position_the_first(params, patch):
+    params["wpe"][:] = params["wpe"][0]
+
+
+def transposed_wpe(params, patch):
+    params["wpe"] = read_as_transposed(params["wpe"])
+
+
+def transposed_wte(params, patch):
+    params["wte"] = read_as_transposed(params["wte"])
+
+
+def ids_one_too_high(params, patch):
+    params["wte"] = np.roll(params["wte"], -1, axis=0)
+
+
+def ids_one_too_low(params, patch):
+    params["wte"] = np.roll(params["wte"], 1, axis=0)
 
 
 def scaled_embeddings(params, patch):
@@ -340,6 +563,10 @@ FOUND = [  # the mistake, the first value that differs, what the hint has to say
     (float16_values, "h.0.mlp.gelu", "values are float16"),
     (exact_gelu, "h.0.mlp.gelu", "erf"),
     (relu, "h.0.mlp.gelu", "ReLU"),
+    (gelu_with(silu), "h.0.mlp.gelu", "SiLU"),
+    (gelu_with(quick_gelu), "h.0.mlp.gelu", "1.702"),
+    (gelu_with_factor(1), "h.0.mlp.gelu", "sqrt(2 / pi) is missing"),
+    (gelu_with_factor(2 / math.pi), "h.0.mlp.gelu", "is 2 / pi"),
     (no_activation, "h.0.mlp.gelu", "activation is missing"),
     (no_scale, "h.0.attn.scores", "scale is missing"),
     (scale_of_the_whole_width, "h.0.attn.scores", "sqrt(n_embd)"),
@@ -352,17 +579,42 @@ FOUND = [  # the mistake, the first value that differs, what the hint has to say
     (v_before_k, "h.0.attn.k", "q, v, k"),
     (heads_without_moving_the_axis, "h.0.attn.q", "heads are split wrongly"),
     (heads_before_q_k_v, "h.0.attn.q", "heads first"),
-    (heads_merged_without_moving_the_axis, "h.0.attn.c_proj", "side by side wrongly"),
+    (heads_that_take_turns, "h.0.attn.q", "one head do not lie side by side"),
+    (q_scaled_already, "h.0.attn.q", "divided by sqrt(d_head) already"),
+    (scale_by_layer, "h.1.attn.scores", "number of the layer"),
+    (mask_the_wrong_way_round, "h.0.attn.scores", "wrong way round"),
+    (neither_scale_nor_mask, "h.0.attn.scores", "scale and mask are missing"),
+    (heads_with(transposed_weights), "h.0.attn.heads", "weights are transposed"),
+    (heads_with(averaged_keys), "h.0.attn.heads", "keys are averaged"),
+    (merge_with(without_moving_the_axis), "h.0.attn.c_proj", "axis of the heads is not moved"),
+    (merge_with(taking_turns), "h.0.attn.c_proj", "take turns"),
     (other_epsilon(1e-6), "h.0.ln_1", "1e-06"),
     (other_epsilon(1e-12), "h.0.ln_1", "1e-12"),
     (sample_variance, "h.0.ln_1", "n - 1"),
     (rms_norm, "h.0.ln_1", "RMSNorm"),
+    (layer_norm_with(epsilon_outside_the_root), "h.0.ln_1", "standard deviation"),
+    (layer_norm_with(norm_over_positions), "h.0.ln_1", "over the positions"),
+    (layer_norm_with(no_norm_at_all), "h.0.ln_1", "not computed"),
     (no_gain, "ln_f", "gain g is missing"),
+    (no_bias_of_ln_f, "ln_f", "bias b is missing"),
+    (no_parameters_of_ln_f, "ln_f", "gain and bias are missing"),
+    (c_fc_of_the_first_block_everywhere, "h.1.mlp.c_fc", "block 0"),
     (swapped_layer_norms, "h.0.ln_1", "each other's"),
     (no_residual_around_attention, "h.0.residual_after_attn", "residual connection is missing"),
     (no_residual_around_ffn, "h.0", "residual connection is missing"),
     (residual_from_normalised_input, "h.0.residual_after_attn", "normalised input"),
+    (attention_that_is_not_added, "h.0.residual_after_attn", "is not added"),
+    (ffn_without_ln_2, "h.0.mlp.c_fc", "not normalised"),
+    (ffn_added_to("ln_2"), "h.0", "normalised input"),
+    (ffn_added_to("the block's input"), "h.0", "what enters the block"),
+    (ffn_added_to(""), "h.0", "is not added"),
     (positions_from_one, "wpe", "begin at 1"),
+    (positions_from_two, "wpe", "begin at 2"),
+    (every_position_the_first, "wpe", "at position 0"),
+    (transposed_wpe, "wpe", "transposed"),
+    (transposed_wte, "wte", "transposed"),
+    (ids_one_too_high, "wte", "too high"),
+    (ids_one_too_low, "wte", "too low"),
     (scaled_embeddings, "wte", "sqrt(n_embd)"),
 ]
 
@@ -378,6 +630,14 @@ def test_a_mistake_is_found_where_it_was_made(mistake, name, text, ours, monkeyp
 ELSEWHERE = [  # also the names that theirs has not, where the difference is seen then, and the hint
     (mask_after_the_softmax, ["attn.scores"], "h.0.attn.weights", "after the softmax"),
     (no_scale, ["attn.scores"], "h.0.attn.weights", "scale is missing"),
+    (no_softmax, ["attn.scores"], "h.0.attn.weights", "softmax is missing"),
+    (nan_where_nothing_is_seen, ["attn.scores"], "h.0.attn.weights", "see itself"),
+    (softmax_over_queries, ["attn.scores"], "h.0.attn.weights", "over the queries"),
+    (post_norm_of_the_ffn, ["residual_after_attn"], "h.0.ln_2", "post-norm"),
+    (ln_2_of_what_attention_adds, ["residual_after_attn"], "h.0.ln_2", "what attention adds"),
+    (one_layer_norm_for_both, [], "h.0.mlp.c_fc", "that of attention"),
+    (positions_from_two, ["wpe"], "embeddings", "begin at 2"),
+    (every_position_the_first, ["wpe"], "embeddings", "at position 0"),
     (v_before_k, ["attn.q", "attn.k", "attn.v", "attn.scores"], "h.0.attn.weights", "q, v, k"),
     (exact_gelu, ["mlp.gelu"], "h.0.mlp.c_proj", "h.0.mlp.gelu: it is the exact GELU"),
     (exact_gelu, [kind for kind in KINDS if "." in kind], "h.0", "exact GELU"),
@@ -405,14 +665,6 @@ def without(theirs, kinds):
     return theirs._replace(arrays=kept)
 
 
-def test_embeddings_without_positions(ours):
-    arrays = {"wte": ours.arrays["wte"], "embeddings": ours.arrays["wte"]}
-    assert found(ours, Dump("theirs.npz", arrays, None, {})) == (
-        "embeddings",
-        "wpe is missing: the embedding of the position is not added",
-    )
-
-
 def test_a_block_that_normalises_after_its_layers(ours, monkeypatch, tmp_path):
     theirs = dump_with(post_norm, monkeypatch, tmp_path)
     name, hint = found(ours, theirs)
@@ -421,17 +673,47 @@ def test_a_block_that_normalises_after_its_layers(ours, monkeypatch, tmp_path):
     assert name == "h.0.attn.c_attn" and "not normalised" in hint
 
 
-def test_arrays_that_are_written_column_by_column(ours):
-    array = ours.arrays["h.0.ln_1"]
-    arrays = {"h.0.ln_1": array.T.reshape(array.shape)}
-    name, hint = found(ours, Dump("theirs.npz", arrays, None, {}))
-    assert name == "h.0.ln_1" and "column by column" in hint
+def rounded_to_float16(x):
+    return x.astype(np.float16).astype(np.float32)
 
 
-def test_probabilities_in_place_of_logits(ours):
-    arrays = {"ln_f": ours.arrays["ln_f"], "logits": gpt2.softmax(ours.arrays["logits"])}
-    name, hint = found(ours, Dump("theirs.npz", arrays, None, {}))
-    assert name == "logits" and "probabilities" in hint
+def log_softmax(x):
+    e = np.exp(x.astype(np.float64))
+    return np.log(e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "text"),
+    [
+        ("embeddings", lambda a, wte: a["wte"], "wpe is missing"),
+        ("embeddings", lambda a, wte: a["wpe"], "wte is missing"),
+        ("embeddings", lambda a, wte: a["wte"] * N_EMBD**0.5 + a["wpe"], "sqrt(n_embd)"),
+        (
+            "embeddings",
+            lambda a, wte: rounded_to_float16(a["wte"]) + rounded_to_float16(a["wpe"]),
+            "weights are float16",
+        ),
+        ("h.0.ln_1", lambda a, wte: a["h.0.ln_1"].T.reshape(len(IDS), -1), "column by column"),
+        ("logits", lambda a, wte: a["h.1"] @ wte.T, "ln_f is missing"),
+        ("logits", lambda a, wte: a["ln_f"] @ wte.reshape(N_EMBD, -1), "transposed"),
+        ("logits", lambda a, wte: gpt2.softmax(a["logits"]), "they are probabilities"),
+        ("logits", lambda a, wte: log_softmax(a["logits"]), "logarithms"),
+        ("logits", lambda a, wte: a["ln_f"] @ rounded_to_float16(wte).T, "weights are float16"),
+        (
+            "logits",
+            lambda a, wte: rounded_to_float16(a["ln_f"] @ rounded_to_float16(wte).T),
+            "weights and the values are float16",
+        ),
+        ("logits", lambda a, wte: rounded_to_float16(a["logits"]), "the values are float16"),
+        ("h.1", lambda a, wte: np.full_like(a["h.1"], np.nan), "NaN"),
+    ],
+)
+def test_a_single_wrong_array(name, array, text, ours):
+    """array(the arrays of ours, wte)"""
+    arrays = ours.arrays | {name: array(ours.arrays, model()["wte"])}
+    found_name, hint = found(ours, Dump("theirs.npz", arrays, None, {}), tolerance=1e-5)
+    assert found_name == name
+    assert hint is not None and text in hint
 
 
 def test_numbers_that_are_all_float16_are_said_to_be_though_nothing_else_explains_them(ours):
