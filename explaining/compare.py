@@ -108,8 +108,7 @@ def _first_difference(
         return Difference(name, np.inf, None, ours.shape, theirs.shape)
     theirs = theirs.reshape(ours.shape)
     apart = difference(ours, theirs)
-    apart[np.isnan(apart)] = np.inf
-    if apart.max() <= tolerance:
+    if apart.max() <= tolerance:  # a NaN is not; and it is what argmax finds
         return None
     index = np.unravel_index(apart.argmax(), ours.shape)
     a, b = float(ours[index]), float(theirs[index])
@@ -147,6 +146,8 @@ def _describe(found: Comparison, ours: Dump, theirs: Dump) -> list[str]:
         lines.append(f"  {a:.8g} in {ours.path}, {b:.8g} in {theirs.path}")
     if found.gap:
         lines.append(f"  not in {theirs.path}: the {len(found.gap)} values just before it")
+    if len(found.gap) > LONGEST_GAP:
+        lines.append("  these are too many to look for a known mistake: dump some of them too")
     if found.hint:
         lines.append(f"  perhaps: {found.hint}")
     return lines

@@ -87,6 +87,21 @@ def test_the_dump_has_all_values_the_ids_and_a_description(run, models_dir, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["values.npz"]
 
 
+def test_a_dump_that_cannot_be_written_leaves_the_old_one(models_dir, tmp_path, monkeypatch):
+    def disk_full(file, **arrays):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    path = tmp_path / "values.npz"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(np, "savez", disk_full)
+    ids, values = values_of(models_dir, PROMPT)
+    with pytest.raises(OSError, match=r"values\.npz"):
+        write_dump(str(path), values, ids, HPARAMS)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_names_lists_every_value_with_its_shape(run, models_dir):
     out, _ = run(PROMPT, "--names")
     _, values = values_of(models_dir, PROMPT)
@@ -208,6 +223,26 @@ def test_names_that_only_theirs_has_are_said(models_dir):
     assert (found.missing, found.unknown) == (["h.0.mlp.gelu"], ["h.0.mlp.gelu_new"])
 
 
+def test_the_gap_is_what_theirs_lacks_just_before_the_difference(models_dir):
+    ours, theirs = dump_of(models_dir), dump_of(models_dir)
+    for name in ("wpe", "h.1.attn.q", "h.1.mlp.c_fc", "h.1.mlp.gelu"):
+        del theirs.arrays[name]
+    theirs.arrays["h.1.mlp.c_proj"] += 1
+    found = compare_dumps(ours, theirs, 1e-4)
+    assert found.difference.name == "h.1.mlp.c_proj"
+    assert found.gap == ["h.1.mlp.c_fc", "h.1.mlp.gelu"]
+
+
+def test_logits_alone_are_compared_but_get_no_hint(run, tmp_path):
+    run(PROMPT, "--dump=ours.npz")
+    with np.load(tmp_path / "ours.npz") as file:
+        np.savez(tmp_path / "same.npz", logits=file["logits"])
+        np.savez(tmp_path / "theirs.npz", logits=file["logits"] + 1)
+    run("--compare", "ours.npz", "same.npz")
+    out, _ = run("--compare", "ours.npz", "theirs.npz", code=1)
+    assert "too many" in out and "perhaps" not in out
+
+
 def test_without_the_model_there_is_no_hint_but_a_notice(run, tmp_path):
     run(PROMPT, "--dump=ours.npz")
     with np.load(tmp_path / "ours.npz") as file:
@@ -275,3 +310,19 @@ def test_our_values_equal_those_of_transformers(hparams, n_seq, scale, tmp_path)
     found = compare_dumps(read_dump(path), Dump("theirs.npz", theirs, None, {}), 1e-4)
     assert found.difference is None and found.equal == list(values)
     assert all(np.abs(value.array).max() > 0.1 for value in values.values())
+
+
+def test_the_script_for_transformers_writes_a_file_to_compare(
+    run, models_dir, tmp_path, monkeypatch
+):
+    pytest.importorskip("transformers", reason="compares with transformers live")
+    pytest.importorskip("torch")
+    import dump_transformers
+
+    run(PROMPT, "--dump=ours.npz")
+    ours, theirs = tmp_path / "ours.npz", tmp_path / "theirs.npz"
+    arguments = [str(ours), str(theirs), str(models_dir / "tiny")]
+    monkeypatch.setattr(sys, "argv", ["dump_transformers.py", *arguments])
+    dump_transformers.main()
+    found = compare_dumps(read_dump(str(ours)), read_dump(str(theirs)), 1e-4)
+    assert (found.difference, found.missing, found.unknown) == (None, [], [])
