@@ -47,7 +47,13 @@ from training.data import (
 from training.layers import batch_loss, batch_loss_and_grads, init_params
 from training.learning_rate import trapezoid
 from training.muon import Muon, is_block_matrix
-from utils import load_encoder_hparams_and_params, map_params, named, save_model_folder
+from utils import (
+    load_encoder_hparams_and_params,
+    map_params,
+    named,
+    replacing,
+    save_model_folder,
+)
 
 # ---------------------------------------------------------------- what a run is told
 
