@@ -30,10 +30,8 @@ from fast.threads import one_blas_thread
 from gpt2 import generate
 from training.adamw import AdamW
 from training.checkpoint import (
-    UNFINISHED,
     fingerprint,
     load_checkpoint,
-    replacing,
     save_checkpoint,
 )
 from training.data import (
@@ -48,6 +46,7 @@ from training.layers import batch_loss, batch_loss_and_grads, init_params
 from training.learning_rate import trapezoid
 from training.muon import Muon, is_block_matrix
 from utils import (
+    UNFINISHED,
     load_encoder_hparams_and_params,
     map_params,
     named,

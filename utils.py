@@ -603,13 +603,16 @@ def _is_conversion(model_dir: str) -> bool:
 # ------------------------------------------------------------------ writing a model folder
 
 
+UNFINISHED = "unfinished-"  # how a name begins while the file or folder is being written
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to. It is renamed to `path` if all went well, else removed.
 
     Raises OSError with the name of `path` if it cannot be written.
     """
-    temporary = path.with_name(f"unfinished-{path.name}")
+    temporary = path.with_name(UNFINISHED + path.name)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -666,7 +669,7 @@ def save_model_folder(
     }
 
     os.makedirs(model_dir, exist_ok=True)
-    with TemporaryDirectory(prefix="unfinished-", dir=model_dir) as temporary:
+    with TemporaryDirectory(prefix=UNFINISHED, dir=model_dir) as temporary:
         Path(temporary, "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
         Path(temporary, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")

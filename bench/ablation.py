@@ -40,10 +40,10 @@ import numpy as np
 
 import train
 from bench.measure import Options, machine, print_table, progress, write_json
-from training.checkpoint import NEWEST, replacing
+from training.checkpoint import NEWEST
 from training.data import windows
 from training.learning_rate import WARMUP_STEPS
-from utils import map_params, named
+from utils import map_params, named, replacing
 
 BASELINE = {
     "preset": "python",

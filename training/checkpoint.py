@@ -11,30 +11,13 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from utils import replacing
+
 NEWEST, PREVIOUS = "training_state.npz", "training_state.previous.npz"
-UNFINISHED = "unfinished-"  # how the name of a file begins that is being written
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to. It is renamed to `path` if all went well, else removed.
-
-    Raises OSError with the name of `path` if it cannot be written.
-    """
-    temporary = path.with_name(f"{UNFINISHED}{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(folder: Path, run: dict, arrays: dict[str, np.ndarray]) -> None:
