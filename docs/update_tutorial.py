@@ -21,6 +21,7 @@ from unittest import SkipTest
 import numpy as np
 
 from docs.figures import draw_all
+from fast.threads import one_blas_thread
 
 DOCS = Path(__file__).resolve().parent
 TUTORIAL = DOCS / "tutorial.md"
@@ -80,7 +81,7 @@ def run_blocks(path: Path, namespace: dict | None = None) -> Iterator[Output]:
     document.namespace = {} if namespace is None else namespace
     document.namespace["find_spec"] = find_spec
     printed, line_of_block = "", 0
-    with np.printoptions():  # the document may set its own
+    with np.printoptions(), one_blas_thread:  # the document may set its own print options
         for example in document.examples():
             is_output = document.text.startswith("```output", example.start)
             if not is_output and printed.strip():
