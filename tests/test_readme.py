@@ -14,6 +14,7 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/benchmarks.md",
+    "docs/tutorial.md",
     "docs/where_to_change.md",
     "models/python/README.md",
 ]
