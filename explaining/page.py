@@ -24,7 +24,7 @@ import numpy as np
 
 import gpt2
 from encoder import BYTE_OF_SYMBOL, SYMBOL_OF_BYTE, Encoder
-from explaining.watch import KINDS, Value, block_of, kind_of, watch
+from explaining.watch import Value, block_of, kind_of, watch
 from fast.product import product
 
 Model = tuple[Encoder, dict, dict]  # encoder, hparams, params: what `gpt2.load_model` returns
@@ -48,7 +48,7 @@ FORMULAS = {
     "wte": "wte[ids]",
     "wpe": "wpe[positions]",
     "embeddings": "wte[ids] + wpe[positions]",
-    "ln_1": "(x − mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
+    "ln_1": "(x - mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
     "attn.c_attn": "ln_1 · w + b",
     "attn.q": "the first third of c_attn, in n_head pieces of d_head numbers",
     "attn.k": "the second third of c_attn, in n_head pieces of d_head numbers",
@@ -58,12 +58,12 @@ FORMULAS = {
     "attn.heads": "weights · v",
     "attn.c_proj": "(all heads side by side) · w + b",
     "residual_after_attn": "x + attn.c_proj",
-    "ln_2": "(x − mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
+    "ln_2": "(x - mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
     "mlp.c_fc": "ln_2 · w + b",
     "mlp.gelu": "x / 2 · (1 + tanh(√(2 / π) · (x + 0.044715 x³)))",
     "mlp.c_proj": "gelu · w + b",
     "h": "residual_after_attn + mlp.c_proj",
-    "ln_f": "(x − mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
+    "ln_f": "(x - mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
     "logits": "ln_f · wteᵀ",
 }
 
@@ -158,7 +158,7 @@ def page_data(
         "next": packed_arrays(predictions),
         "logits": packed(logits[-1]),
         "n_sliders": N_SLIDERS,
-        "attention": packed(attention(values, n_seq), scale=1 / WEIGHT_STEPS),
+        "attention": packed(attention_triangles(values, n_seq), scale=1 / WEIGHT_STEPS),
         "lens": packed_arrays(layers),
         "residual": packed_arrays(residual_sizes(values)),
         **operations(values, n_seq),
@@ -203,7 +203,7 @@ def surprise(logits: np.ndarray, token_id: int) -> float:
 
     In float64, so that it is finite where the probability is too small for a float32.
 
-    >>> surprise(np.log(np.array([0.25, 0.75])), 0)
+    >>> round(surprise(np.log(np.array([0.25, 0.75])), 0), 6)
     2.0
     """
     scores = logits.astype(np.float64)
@@ -271,7 +271,7 @@ def lens(values: dict[str, Value], params: dict) -> dict:
     }
 
 
-def attention(values: dict[str, Value], n_seq: int) -> np.ndarray:
+def attention_triangles(values: dict[str, Value], n_seq: int) -> np.ndarray:
     """The weights between the positions shown, in whole steps of 1 / WEIGHT_STEPS.
 
     -> [n_layer, n_head, n_seq * (n_seq + 1) / 2]: of each row of the triangle its part up to the
