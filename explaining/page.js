@@ -159,6 +159,27 @@ function moveWithArrows(container, steps, move) {
   });
 }
 
+// Scroll a region, and only that, so that a node in it can be seen.
+function scrollWithin(region, node) {
+  const [outer, inner] = [region.getBoundingClientRect(), node.getBoundingClientRect()];
+  const isAbove = inner.top < outer.top + 40; // under the heads of a table
+  const isLeft = inner.left < outer.left + 110;
+  if (isAbove || inner.bottom > outer.bottom) {
+    region.scrollTop += inner.top - outer.top - outer.height / 2;
+  }
+  if (isLeft || inner.right > outer.right) {
+    region.scrollLeft += inner.left - outer.left - outer.width / 2;
+  }
+}
+
+// In each list of tokens that scrolls.
+function revealChosen() {
+  for (const region of document.querySelectorAll(".scroll")) {
+    const node = region.querySelector(".is-chosen, td[aria-selected], tbody tr.marked");
+    if (node) scrollWithin(region, node);
+  }
+}
+
 const bounded = (x, low, high) => Math.min(high, Math.max(low, x));
 
 // ---------------------------------------------------------------- colours
@@ -205,7 +226,6 @@ function choose(i) {
 }
 
 function showPosition() {
-  mark(state.i);
   showChosen();
   showToken();
   showCandidates();
@@ -214,6 +234,8 @@ function showPosition() {
   showLensCell();
   showStream();
   showSamples();
+  mark(state.i); // what was just made anew
+  revealChosen();
 }
 
 function mark(i) {
@@ -472,16 +494,18 @@ function partDetails(name) {
 
 function buildTokens() {
   const { data } = state;
-  const firstGenerated = nSeq() - data.n_generated;
+  const isGenerated = (i) => i >= nSeq() - data.n_generated;
+  const label = (id, i) =>
+    `Position ${positionOf(i)}: ${quoted(id)}${isGenerated(i) ? ", generated" : ""}`;
   const buttons = data.ids.map((id, i) =>
     element(
       "button",
       {
         type: "button",
-        class: i >= firstGenerated ? "token-button generated" : "token-button",
+        class: isGenerated(i) ? "token-button generated" : "token-button",
         "data-position": positionOf(i),
         tabindex: -1,
-        "aria-label": `Position ${positionOf(i)}: ${quoted(id)}${i >= firstGenerated ? ", generated" : ""}`,
+        "aria-label": label(id, i),
         onfocus: () => choose(i), // clicks are followed everywhere: see `followReader`
       },
       tokenElement(id),
@@ -623,9 +647,10 @@ function showCandidates() {
   }
   const surprise = data.next.surprises.at(i);
   byId("actual").replaceChildren(
-    "Then really came ",
+    "The text goes on with ",
     tokenElement(data.ids[i + 1]),
-    `: rank ${data.next.ranks.at(i)}, ${percent(probabilityOfActual(i))}, ${surprise.toFixed(2)} bits of surprise.`,
+    `: rank ${data.next.ranks.at(i)}, probability ${percent(probabilityOfActual(i))}, `,
+    `surprise ${surprise.toFixed(2)} bits.`,
   );
 }
 
@@ -857,7 +882,8 @@ class Heatmap {
   }
 
   setFont(context, colour) {
-    context.font = `${bounded(this.cellHeight - 2, 9, 12)}px ui-monospace, Menlo, Consolas, monospace`;
+    const size = bounded(this.cellHeight - 2, 9, 12);
+    context.font = `${size}px ui-monospace, Menlo, Consolas, monospace`;
     context.textBaseline = "middle";
     context.direction = "ltr";
     context.fillStyle = this.colours[colour];
@@ -930,7 +956,8 @@ function describeWeight(query, key) {
   const from = `Position ${positionOf(query)} ${quoted(ids[query])}`;
   const to = `position ${positionOf(key)} ${quoted(ids[key])}`;
   if (key > query) return `${from} cannot see ${to}, which comes later.`;
-  return `${from} looks at ${to} with weight ${attentionWeight(state.layer, state.head, query, key).toFixed(3)}.`;
+  const weight = attentionWeight(state.layer, state.head, query, key);
+  return `${from} looks at ${to} with weight ${weight.toFixed(3)}.`;
 }
 
 // All heads as small pictures, a button each.
@@ -1188,15 +1215,18 @@ function buildResidual() {
       largest: 24,
       rowLabelWidth: 28,
       columnLabelHeight: 0,
-      rowLabel: (row) => (row + firstLabel < 0 ? "emb" : String(row + firstLabel)),
+      rowLabel: (row) => layerLabel(row + firstLabel),
       columnLabel: tokenAxisLabel,
       // Lengths differ by factors, so their logarithms are shown; squared, since `colourOf` takes
       // the root.
       share: (row, column) =>
         ((Math.log(Math.max(array.at(row, column), 1e-9)) - low) / (high - low || 1)) ** 2,
-      describe: (row, column) =>
-        `${row + firstLabel < 0 ? "Embeddings" : `Layer ${row + firstLabel}`}, position ` +
-        `${positionOf(column)} ${quoted(state.data.ids[column])}: ${array.at(row, column).toFixed(2)}`,
+      describe: (row, column) => {
+        const layer = row + firstLabel < 0 ? "Embeddings" : `Layer ${row + firstLabel}`;
+        const token = quoted(state.data.ids[column]);
+        const size = array.at(row, column).toFixed(2);
+        return `${layer}, position ${positionOf(column)} ${token}: ${size}`;
+      },
       onchoose: ({ column }) => choose(column),
     };
   };
@@ -1215,7 +1245,7 @@ function buildResidual() {
   );
 }
 
-const CHART = { width: 720, height: 240, left: 48, right: 12, top: 12, bottom: 28 };
+const CHART = { height: 240, left: 48, right: 12, top: 12, bottom: 28 };
 
 function showStream() {
   const { data, i } = state;
@@ -1266,82 +1296,84 @@ function streamLegend() {
 }
 
 function streamChart() {
-  const { residual, model } = state.data;
-  const { i } = state;
-  const { width, height, left, right, top, bottom } = CHART;
-  const layers = range(model.n_layer);
-  const numbers = layers.flatMap((layer) => [
-    residual.attention.at(layer, i),
-    residual.feed_forward.at(layer, i),
-    residual.sizes.at(layer + 1, i),
-  ]);
-  const largest = Math.max(...numbers, residual.sizes.at(0, i)) || 1;
-  const y = (size) => height - bottom - ((height - bottom - top) * size) / largest;
-  const step = (width - left - right) / (model.n_layer + 1);
-  const x = (layer) => left + (layer + 1.5) * step; // -1: the embeddings
-  const barWidth = Math.min(18, step * 0.36);
-  const column = (layer, offset, size, name) =>
-    svg("rect", {
-      x: x(layer) + offset,
-      y: y(size),
-      width: barWidth,
-      height: height - bottom - y(size),
-      class: name,
-    });
-  const columns = layers.flatMap((layer) => [
-    column(layer, -barWidth - 0.5, residual.attention.at(layer, i), "attention"),
-    column(layer, 0.5, residual.feed_forward.at(layer, i), "feed-forward"),
-  ]);
-  const points = [-1, ...layers].map((layer) => [x(layer), y(residual.sizes.at(layer + 1, i))]);
-  const every = Math.ceil(model.n_layer / 24);
-  const names = [-1, ...layers]
-    .filter((layer) => layer < 0 || layer % every === 0)
-    .map((layer) =>
-      svg(
-        "text",
-        { x: x(layer), y: height - 8, "text-anchor": "middle" },
-        layer < 0 ? "emb" : String(layer),
-      ),
-    );
-  const ticks = [0, 0.5, 1].map((share) =>
-    svg(
-      "g",
-      {},
-      svg("line", {
-        x1: left,
-        x2: width - right,
-        y1: y(share * largest),
-        y2: y(share * largest),
-        class: "grid",
-      }),
-      svg(
-        "text",
-        { x: left - 8, y: y(share * largest) + 4, "text-anchor": "end" },
-        shortTick(share * largest),
-      ),
-    ),
-  );
-  const line = svg("polyline", {
-    points: points.map((point) => point.join(",")).join(" "),
-    class: "size",
-  });
-  const dots = points.map(([cx, cy]) => svg("circle", { cx, cy, r: 3, class: "size" }));
+  const { height } = CHART;
+  const width = bounded(byId("stream").clientWidth, 280, 832);
+  const scale = streamScale(width);
   return svg(
     "svg",
     {
       viewBox: `0 0 ${width} ${height}`,
+      width,
+      height,
       class: "chart",
       role: "img",
       "aria-label": "Sizes by layer at this position; the numbers are in the table below",
     },
-    ...ticks,
-    ...columns,
-    line,
-    ...dots,
-    ...names,
+    ...streamAxes(scale, width),
+    ...streamColumns(scale),
+    ...streamLine(scale),
   );
 }
 
+// Where layers and sizes lie in the chart, in pixels. Layer -1 stands for the embeddings.
+function streamScale(width) {
+  const { residual, model } = state.data;
+  const { i } = state;
+  const { height, left, right, top, bottom } = CHART;
+  const layers = range(model.n_layer);
+  const largest = Math.max(
+    residual.sizes.at(0, i),
+    ...layers.map((layer) => residual.sizes.at(layer + 1, i)),
+    ...layers.map((layer) => residual.attention.at(layer, i)),
+    ...layers.map((layer) => residual.feed_forward.at(layer, i)),
+  );
+  const step = (width - left - right) / (model.n_layer + 1);
+  return {
+    largest,
+    step,
+    x: (layer) => left + (layer + 1.5) * step,
+    y: (size) => height - bottom - ((height - bottom - top) * size) / (largest || 1),
+  };
+}
+
+function streamAxes({ x, y, step, largest }, width) {
+  const { height, left, right } = CHART;
+  const ticks = [0, largest / 2, largest].flatMap((size) => [
+    svg("line", { x1: left, x2: width - right, y1: y(size), y2: y(size), class: "grid" }),
+    svg("text", { x: left - 8, y: y(size) + 4, "text-anchor": "end" }, shortTick(size)),
+  ]);
+  const every = Math.ceil(26 / step); // so that the names do not touch
+  const names = range(state.data.model.n_layer + 1)
+    .map((k) => k - 1)
+    .filter((layer) => layer < 0 || (layer % every === 0 && (layer > 0 || every === 1)))
+    .map((layer) =>
+      svg("text", { x: x(layer), y: height - 8, "text-anchor": "middle" }, layerLabel(layer)),
+    );
+  return [...ticks, ...names];
+}
+
+function streamColumns({ x, y, step }) {
+  const { residual, model } = state.data;
+  const { i } = state;
+  const width = Math.min(18, 0.36 * step);
+  const column = (left, size, name) =>
+    svg("rect", { x: left, y: y(size), width, height: y(0) - y(size), class: name });
+  return range(model.n_layer).flatMap((layer) => [
+    column(x(layer) - width - 0.5, residual.attention.at(layer, i), "attention"),
+    column(x(layer) + 0.5, residual.feed_forward.at(layer, i), "feed-forward"),
+  ]);
+}
+
+function streamLine({ x, y }) {
+  const { residual, model } = state.data;
+  const points = range(model.n_layer + 1).map((k) => [x(k - 1), y(residual.sizes.at(k, state.i))]);
+  return [
+    svg("polyline", { points: points.map((point) => point.join(",")).join(" "), class: "size" }),
+    ...points.map(([cx, cy]) => svg("circle", { cx, cy, r: 3, class: "size" })),
+  ];
+}
+
+const layerLabel = (layer) => (layer < 0 ? "emb" : String(layer));
 const shortTick = (x) => (x >= 100 ? x.toFixed(0) : x.toPrecision(2).replace(/^0\.0$/, "0"));
 
 // ---------------------------------------------------------------- operations
@@ -1622,6 +1654,7 @@ function followReader() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawColours);
   window.addEventListener("resize", () => {
     for (const heatmap of Object.values(heatmaps)) heatmap.layOut();
+    showStream();
   });
 }
 

@@ -32,7 +32,7 @@ Model = tuple[Encoder, dict, dict]  # encoder, hparams, params: what `gpt2.load_
 N_TOKENS_TO_GENERATE = 20
 N_NEXT = 10  # the most probable next tokens of each position
 N_LENS = 5  # of each layer at each position
-N_SLIDERS = 20  # of the last position, where the sliders change them
+N_SLIDERS = 15  # of the last position, where the sliders change them
 N_SAMPLES = 4  # numbers that are shown of each row of each value
 
 # The page holds the attention of every head between all positions that it shows. That grows with
@@ -48,23 +48,23 @@ FORMULAS = {
     "wte": "wte[ids]",
     "wpe": "wpe[positions]",
     "embeddings": "wte[ids] + wpe[positions]",
-    "ln_1": "(x - mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
-    "attn.c_attn": "ln_1 · w + b",
+    "ln_1": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
+    "attn.c_attn": "ln_1 @ w + b",
     "attn.q": "the first third of c_attn, in n_head pieces of d_head numbers",
     "attn.k": "the second third of c_attn, in n_head pieces of d_head numbers",
     "attn.v": "the last third of c_attn, in n_head pieces of d_head numbers",
-    "attn.scores": "q · kᵀ / √d_head + mask",
+    "attn.scores": "q @ kᵀ / √d_head + mask",
     "attn.weights": "softmax(scores) = exp(scores) / Σ exp(scores), row by row",
-    "attn.heads": "weights · v",
-    "attn.c_proj": "(all heads side by side) · w + b",
+    "attn.heads": "weights @ v",
+    "attn.c_proj": "(all heads side by side) @ w + b",
     "residual_after_attn": "x + attn.c_proj",
-    "ln_2": "(x - mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
-    "mlp.c_fc": "ln_2 · w + b",
-    "mlp.gelu": "x / 2 · (1 + tanh(√(2 / π) · (x + 0.044715 x³)))",
-    "mlp.c_proj": "gelu · w + b",
+    "ln_2": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
+    "mlp.c_fc": "ln_2 @ w + b",
+    "mlp.gelu": "x / 2 * (1 + tanh(√(2 / π) * (x + 0.044715 x³)))",
+    "mlp.c_proj": "gelu @ w + b",
     "h": "residual_after_attn + mlp.c_proj",
-    "ln_f": "(x - mean(x)) / √(variance(x) + 10⁻⁵) · g + b",
-    "logits": "ln_f · wteᵀ",
+    "ln_f": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
+    "logits": "ln_f @ wteᵀ",
 }
 
 
