@@ -261,6 +261,8 @@ def test_a_text_of_one_token(model):
     assert data["text"] == "a"
     assert unpacked(data["next"]["surprises"]).shape == (0,)
     assert data["next"]["bits_per_token"] is data["next"]["bits_per_byte"] is None
+    best = np.argsort(-unpacked(data["logits"]), kind="stable")[: data["n_sliders"]]
+    assert set(best.tolist()) <= set(data["tokens"])
     json.dumps(data, allow_nan=False)
 
 
@@ -275,6 +277,7 @@ def test_an_empty_prompt_starts_from_the_token_between_texts(model):
     assert data["ids"][0] == data["eot"] == EOT
     assert data["tokens"][EOT]["text"] == ENDOFTEXT
     assert data["merges"][EOT]["steps"] == []
+    assert data["text"] == model[0].decode(data["ids"][1:])
 
 
 def test_nothing_is_generated_where_the_model_ends_its_text(model):
@@ -287,6 +290,8 @@ def test_nothing_is_generated_where_the_model_ends_its_text(model):
     data = page_data(PROMPT, (encoder, hparams, ends), N_NEW)
     assert data["n_generated"] == 0
     assert data["text"] == PROMPT
+    goes_on = page_data(PROMPT, (encoder, hparams, ends), N_NEW, stop_at_eot=False)
+    assert goes_on["n_generated"] == N_NEW
 
 
 def test_an_empty_prompt_needs_that_token():
