@@ -34,13 +34,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import SHUT_RD, SHUT_WR, socket
 from urllib.parse import parse_qs
 
-from explaining.page import page_data, page_html
+from explaining.page import N_TOKENS_TO_GENERATE, page_data, page_html
 
 MAX_BODY = 1 << 16  # bytes of a request's body: some ten times the longest text a model can see
 MAX_CONNECTIONS = 16
 SECONDS_TO_READ = 10.0  # how long a client may take to send its request
 SECONDS_TO_WRITE = 30.0  # and to receive the answer
-N_TOKENS = 8  # how many tokens are generated, unless the request says otherwise
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
@@ -52,34 +51,35 @@ SECURITY_HEADERS = {
 }
 
 
-def serve(model: tuple, prompt: str, n_tokens_to_generate: int = N_TOKENS) -> None:
+def serve(
+    model: tuple, prompt: str, n_tokens_to_generate: int = N_TOKENS_TO_GENERATE, **options
+) -> None:
     """Serve the page of a prompt, and of those that are typed into it, until Ctrl-C.
 
-    model: (encoder, hparams, params), see `utils.load_encoder_hparams_and_params`. The address is
-    printed on standard output once the page can be had there, all else on standard error.
+    The arguments are those of `page_data`. The address is printed on standard output once the page
+    can be had there, all else on standard error.
     Raises ValueError for a prompt that the model cannot read, KeyboardInterrupt at Ctrl-C.
     """
-    with page_server(model, prompt, n_tokens_to_generate) as server:
+    with page_server(model, prompt, n_tokens_to_generate, **options) as server:
         print(server.url, flush=True)
         print("explain.py: open this address in a browser; Ctrl-C ends it", file=sys.stderr)
         server.serve_forever(poll_interval=0.1)
 
 
 def page_server(
-    model: tuple, prompt: str, n_tokens_to_generate: int = N_TOKENS, port: int = 0
+    model: tuple, prompt: str, n_tokens_to_generate: int = N_TOKENS_TO_GENERATE, **options
 ) -> "PageServer":
     """The server of `serve`, with the first page computed. It answers once it `serve_forever`s."""
-    n_ctx = model[1]["n_ctx"]
 
     def compute(prompt: str, n_tokens: int) -> dict:
-        return page_data(prompt, model, n_tokens_to_generate=n_tokens)
+        return page_data(prompt, model, n_tokens, **options)
 
     first = compute(prompt, n_tokens_to_generate)
 
     def page(token: str) -> str:
         return page_html(first, served={"token": token})
 
-    return PageServer(page, compute, n_ctx, port)
+    return PageServer(page, compute, max_n_tokens=model[1]["n_ctx"])
 
 
 class PageServer(ThreadingHTTPServer):
@@ -87,7 +87,7 @@ class PageServer(ThreadingHTTPServer):
 
     page(token) makes the HTML; compute(prompt, n_tokens) makes data for JSON, is called by one
     thread at a time, and raises ValueError for what the user did wrong. n_tokens is from 0 to
-    max_n_tokens. port 0: a free one. url: where to open it, with the token.
+    max_n_tokens. url: where to open it, with the token.
     """
 
     daemon_threads = True  # Ctrl-C does not wait for answers under way
@@ -98,10 +98,9 @@ class PageServer(ThreadingHTTPServer):
         self,
         page: Callable[[str], str],
         compute: Callable[[str, int], dict],
-        max_n_tokens: int = 1024,
-        port: int = 0,
+        max_n_tokens: int,
     ):
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(("127.0.0.1", 0), Handler)  # 0: a free port
         self.token = secrets.token_urlsafe(24)
         self.page, self.compute, self.max_n_tokens = page, compute, max_n_tokens
         self.lock = threading.Lock()  # around `compute`
@@ -231,10 +230,10 @@ class Handler(BaseHTTPRequestHandler):
             question = json.loads(body)
         except (ValueError, RecursionError):  # not UTF-8, not JSON, or too deep
             raise Refused(HTTPStatus.BAD_REQUEST, "the body is not JSON") from None
-        if not isinstance(question, dict) or not question.keys() <= {"prompt", "n_tokens"}:
+        if not isinstance(question, dict) or question.keys() != {"prompt", "n_tokens"}:
             message = 'expected {"prompt": text, "n_tokens": number}'
             raise Refused(HTTPStatus.BAD_REQUEST, message)
-        prompt, n_tokens = question.get("prompt"), question.get("n_tokens", N_TOKENS)
+        prompt, n_tokens = question["prompt"], question["n_tokens"]
         if not isinstance(prompt, str) or re.search("[\ud800-\udfff]", prompt):
             raise Refused(HTTPStatus.BAD_REQUEST, "prompt: expected text")
         most = self.server.max_n_tokens

@@ -130,7 +130,7 @@ def test_the_page_itself_may_ask(server):
 
 
 def test_every_server_has_a_token_of_its_own(server):
-    with PageServer(lambda token: HTML, dict) as other:
+    with PageServer(lambda token: HTML, dict, MAX_N_TOKENS) as other:
         assert other.token != server.token and len(server.token) >= 32
 
 
@@ -234,9 +234,10 @@ def test_each_address_has_its_method(server):
         None,
         {},
         {"n_tokens": 3},
-        {"prompt": ["a"]},
-        {"prompt": None},
-        {"prompt": "half a pair: \ud83d"},
+        {"prompt": "a"},
+        {"prompt": ["a"], "n_tokens": 3},
+        {"prompt": None, "n_tokens": 3},
+        {"prompt": "half a pair: \ud83d", "n_tokens": 3},
         {"prompt": "a", "n_tokens": -1},
         {"prompt": "a", "n_tokens": MAX_N_TOKENS + 1},
         {"prompt": "a", "n_tokens": 1.5},
@@ -244,7 +245,7 @@ def test_each_address_has_its_method(server):
         {"prompt": "a", "n_tokens": "3"},
         {"prompt": "a", "n_tokens": None},
         {"prompt": "a", "n_tokens": float("nan")},
-        {"prompt": "a", "model": "/etc/passwd"},
+        {"prompt": "a", "n_tokens": 3, "model": "/etc/passwd"},
     ],
     ids=lambda question: str(question)[:30],
 )
@@ -255,9 +256,9 @@ def test_a_question_that_is_none_is_reported(server, question):
 
 
 def test_the_largest_body_is_taken_and_a_larger_one_is_not(server):
-    padding = MAX_BODY - len(json.dumps({"prompt": ""}))
-    assert post(server, {"prompt": "a" * padding})[0] == 200
-    assert str(MAX_BODY) in refusal(post(server, {"prompt": "a" * (padding + 1)}), 413)
+    n = MAX_BODY - len(json.dumps({"prompt": "", "n_tokens": 3}))
+    assert post(server, {"prompt": "a" * n, "n_tokens": 3})[0] == 200
+    assert str(MAX_BODY) in refusal(post(server, {"prompt": "a" * (n + 1), "n_tokens": 3}), 413)
     refusal(post(server, b"a" * (10 * MAX_BODY)), 413)
     assert len(server.questions) == 1
 
@@ -280,7 +281,7 @@ def test_a_length_is_required(server):
 
 def test_a_body_that_ends_early_is_not_computed(server):
     head = f"POST /compute HTTP/1.1\r\nHost: 127.0.0.1:{port_of(server)}\r\nX-Token: {server.token}"
-    answer = raw(server, f'{head}\r\nContent-Length: 99\r\n\r\n{{"prompt": "a"}}'.encode())
+    answer = raw(server, f'{head}\r\nContent-Length: 99\r\n\r\n{{"prompt": '.encode())
     assert status_of(answer) == 408 and server.questions == []
 
 
@@ -371,7 +372,7 @@ def test_one_question_at_a_time_is_computed(server):
         return {"asked": prompt}
 
     server.compute = compute
-    answers = together(lambda i: post(server, {"prompt": str(i)}), 8)
+    answers = together(lambda i: post(server, {"prompt": str(i), "n_tokens": 3}), 8)
     assert [json.loads(body)["asked"] for _, _, body in answers] == [str(i) for i in range(8)]
     assert max(most) == 1
 
@@ -509,8 +510,8 @@ from explaining import server
 
 def main(prompt: str = "a"):
     plain = server.page_data
-    def slow_page_data(prompt, model, n_tokens_to_generate):
-        data = plain(prompt, model, n_tokens_to_generate=n_tokens_to_generate)
+    def slow_page_data(prompt, model, n_tokens):
+        data = plain(prompt, model, n_tokens)
         if prompt == "slow":
             print("computing", flush=True)
             time.sleep(60)
