@@ -1,8 +1,9 @@
 """The page of `explain.py`, at the shape of GPT-2 124M with random weights: seconds, megabytes.
 
 The page shows 64 tokens: a prompt of 44 and 20 generated. With `--serve` the prompt changes; the
-time is that from the request to its answer. In Chromium, where it and Playwright are installed: from
-opening the file, and from the button "Compute", to the page being drawn. Medians of the rounds.
+time is that from the request to its answer. In Chromium, where it and Playwright are installed:
+from opening the file, and from the button "Compute", until the page is drawn. Medians of the
+rounds.
 
 Half a minute on two cores.
 """
@@ -84,8 +85,7 @@ def measure_in_browser(page_file: Path, server: PageServer, prompts: list[str]) 
             page.fill("#prompt", text)
             with page.expect_response("**/compute"):
                 page.click("#prompt-form button[type=submit]")
-            shown = "text => document.getElementById('summary').textContent.includes(text)"
-            page.wait_for_function(shown, arg=text.split()[-1])
+            page.locator("#prompt-status").get_by_text("Done").wait_for()
             page.evaluate(DRAWN)
 
         opening = [seconds(open_page, page_file.as_uri())[0] for _ in prompts]

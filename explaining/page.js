@@ -65,7 +65,8 @@ function attentionWeight(layer, head, query, key) {
 
 // Characters that cannot be seen, or that would turn the text around them: controls, formats such
 // as right-to-left marks, private and unassigned ones, spaces other than the plain one.
-const INVISIBLE = /[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Cs}\p{Zl}\p{Zp}\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]/u;
+const INVISIBLE =
+  /[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Cs}\p{Zl}\p{Zp}\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]/u;
 const SHOWN_AS = { " ": "·", "\n": "↵", "\r": "␍", "\t": "⇥" };
 
 function visibleCharacter(character) {
@@ -97,9 +98,8 @@ const shortened = (text, n) => {
 };
 
 function percent(p) {
-  if (p >= 0.9995) return "100%";
-  if (p >= 0.0995) return `${(100 * p).toFixed(0)}%`;
-  if (p >= 0.00005) return `${(100 * p).toPrecision(2).replace(/^0?\.?0*$/, "0")}%`;
+  if (p >= 0.0995) return `${(100 * p).toFixed(p < 0.99 ? 0 : 1)}%`;
+  if (p >= 0.0001) return `${(100 * p).toPrecision(2)}%`;
   return p > 0 ? "<0.01%" : "0%";
 }
 
@@ -183,9 +183,14 @@ function readColours() {
 const colourOf = (share) => scaleColours[Math.round(255 * Math.sqrt(bounded(share, 0, 1)))];
 const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
 
-// The colour of text on a colour of the scale.
-function inkOn([r, g, b]) {
-  return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#111417" : "#f4f6f8";
+// The colour of text on a colour of the scale: black or white, whichever has more contrast. That is
+// decided by the relative luminance (WCAG 2.2).
+function inkOn(colour) {
+  const [r, g, b] = colour.map((channel) => {
+    const c = channel / 255;
+    return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000000" : "#ffffff";
 }
 
 // ---------------------------------------------------------------- choosing a token
@@ -193,7 +198,13 @@ function inkOn([r, g, b]) {
 // Hovering marks a token everywhere; choosing it (a click, a tap, focus, arrow keys) keeps it, and
 // the numbers on the page become those of its position.
 function choose(i) {
-  state.i = bounded(i, 0, nSeq() - 1);
+  const chosen = bounded(i, 0, nSeq() - 1);
+  if (chosen === state.i) return;
+  state.i = chosen;
+  showPosition();
+}
+
+function showPosition() {
   mark(state.i);
   showChosen();
   showToken();
@@ -245,7 +256,8 @@ const PARTS = {
   ids: {
     title: "Token ids",
     shape: () => "[n_seq]",
-    text: "The tokenizer cuts the text into tokens of its vocabulary: frequent words are one token, " +
+    text:
+      "The tokenizer cuts the text into tokens of its vocabulary: frequent words are one token, " +
       "rare ones several. From here on the text is a list of numbers.",
     kinds: [],
     section: "tokens",
@@ -253,7 +265,8 @@ const PARTS = {
   embeddings: {
     title: "Embeddings",
     shape: () => "[n_seq, n_embd]",
-    text: "A vector for the token, looked up by its id, plus a vector for its position. " +
+    text:
+      "A vector for the token, looked up by its id, plus a vector for its position. " +
       "The sum enters the residual stream.",
     kinds: ["wte", "wpe", "embeddings"],
     section: "residual",
@@ -261,16 +274,28 @@ const PARTS = {
   attention: {
     title: "Attention",
     shape: () => "reads [n_seq, n_embd], adds the same",
-    text: "Each position asks with a query, is found by its key, and hands over its value. " +
+    text:
+      "Each position asks with a query, is found by its key, and hands over its value. " +
       "What the heads find is added to the stream. It is the only part where positions meet.",
-    kinds: ["ln_1", "attn.c_attn", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.weights",
-      "attn.heads", "attn.c_proj", "residual_after_attn"],
+    kinds: [
+      "ln_1",
+      "attn.c_attn",
+      "attn.q",
+      "attn.k",
+      "attn.v",
+      "attn.scores",
+      "attn.weights",
+      "attn.heads",
+      "attn.c_proj",
+      "residual_after_attn",
+    ],
     section: "attention",
   },
   feedForward: {
     title: "Feed-forward",
     shape: () => "widens to 4 · n_embd, adds [n_seq, n_embd]",
-    text: "Each position by itself: four times as wide, an activation, and narrow again. " +
+    text:
+      "Each position by itself: four times as wide, an activation, and narrow again. " +
       "The result is added to the stream.",
     kinds: ["ln_2", "mlp.c_fc", "mlp.gelu", "mlp.c_proj", "h"],
     section: "lens",
@@ -285,7 +310,8 @@ const PARTS = {
   logits: {
     title: "Logits",
     shape: () => "[n_seq, n_vocab]",
-    text: "How well each vector matches the embedding of each token of the vocabulary. " +
+    text:
+      "How well each vector matches the embedding of each token of the vocabulary. " +
       "The softmax makes probabilities of it.",
     kinds: ["logits"],
     section: "next",
@@ -299,8 +325,13 @@ const PARTS = {
   },
 };
 const IN_BLOCK = ["attention", "feedForward"];
-const SECTION_NAMES = { tokens: "Tokens", residual: "Stream", attention: "Attention",
-  lens: "Layers", next: "Next" };
+const SECTION_NAMES = {
+  tokens: "Tokens",
+  residual: "Stream",
+  attention: "Attention",
+  lens: "Layers",
+  next: "Next",
+};
 
 // "[n_seq, n_embd]" -> "[23, 192]"
 function withNumbers(shape) {
@@ -344,13 +375,17 @@ function showLeftOut() {
   const { first_position, n_left_out, model } = state.data;
   const notes = [];
   if (n_left_out) {
-    notes.push(`The first ${count(n_left_out, "token")} lie outside of the model’s window of ` +
-      `${model.n_ctx} and were not read.`);
+    notes.push(
+      `The first ${count(n_left_out, "token")} lie outside of the model’s window of ` +
+        `${model.n_ctx} and were not read.`,
+    );
   }
   if (first_position) {
-    notes.push(`The text is longer than what fits on this page: shown are the last ` +
-      `${count(nSeq(), "position")}. The ${first_position} before them were read, count in the ` +
-      `bits per token and per byte, and are not shown.`);
+    notes.push(
+      `The text is longer than what fits on this page: shown are the last ` +
+        `${count(nSeq(), "position")}. The ${first_position} before them were read, count in the ` +
+        `bits per token and per byte, and are not shown.`,
+    );
   }
   byId("left-out").textContent = notes.join(" ");
   byId("left-out").hidden = notes.length === 0;
@@ -376,11 +411,23 @@ function blockItem() {
     element(
       "div",
       { class: "block-title", role: "group", "aria-label": "Block" },
-      element("button", { type: "button", "aria-label": "Previous block", onclick: () => step(-1) }, "‹"),
+      element(
+        "button",
+        { type: "button", "aria-label": "Previous block", onclick: () => step(-1) },
+        "‹",
+      ),
       element("span", { id: "block-number", "aria-live": "polite" }),
-      element("button", { type: "button", "aria-label": "Next block", onclick: () => step(1) }, "›"),
+      element(
+        "button",
+        { type: "button", "aria-label": "Next block", onclick: () => step(1) },
+        "›",
+      ),
     ),
-    element("ol", { class: "way" }, ...IN_BLOCK.map((name) => element("li", { class: "adds" }, partButton(name)))),
+    element(
+      "ol",
+      { class: "way" },
+      ...IN_BLOCK.map((name) => element("li", { class: "adds" }, partButton(name))),
+    ),
   );
 }
 
@@ -403,7 +450,11 @@ function showPart() {
     element("p", {}, part.text),
     ...partDetails(state.part),
     ...(rows.length ? [element("ul", { class: "operation-lines" }, ...rows)] : []),
-    element("p", {}, element("a", { href: `#${part.section}` }, `See: ${SECTION_NAMES[part.section]}`)),
+    element(
+      "p",
+      {},
+      element("a", { href: `#${part.section}` }, `See: ${SECTION_NAMES[part.section]}`),
+    ),
   );
 }
 
@@ -431,8 +482,7 @@ function buildTokens() {
         "data-position": positionOf(i),
         tabindex: -1,
         "aria-label": `Position ${positionOf(i)}: ${quoted(id)}${i >= firstGenerated ? ", generated" : ""}`,
-        onfocus: () => choose(i),
-        onclick: () => choose(i),
+        onfocus: () => choose(i), // clicks are followed everywhere: see `followReader`
       },
       tokenElement(id),
     ),
@@ -460,13 +510,15 @@ function showToken() {
       { class: "facts" },
       ...fact("Id", String(id)),
       ...fact("Bytes", hexBytes(token.bytes)),
-      ...fact("Written by", i >= nSeq() - data.n_generated ? "the model" : "you"),
+      ...fact("Stands in", i >= nSeq() - data.n_generated ? "what was generated" : "the prompt"),
     ),
     ...mergeTable(data.merges[id], token),
   );
 }
 
-const fact = (name, value) => [element("div", {}, element("dt", {}, name), element("dd", {}, value))];
+const fact = (name, value) => [
+  element("div", {}, element("dt", {}, name), element("dd", {}, value)),
+];
 
 // The merges that made a token, replayed from its bytes: a row for each step.
 function mergeTable({ symbols, steps }) {
@@ -476,21 +528,36 @@ function mergeTable({ symbols, steps }) {
     current.splice(index, 2, current[index] + current[index + 1]);
     rows.push(mergeRow(`merge ${rank}`, current, index));
   }
-  if (symbols.length === 1) return [element("p", { class: "note" }, "A single byte: nothing was merged.")];
+  if (symbols.length === 1)
+    return [element("p", { class: "note" }, "A single byte: nothing was merged.")];
   if (current.length > 1) {
-    return [element("p", { class: "note" }, "No merges lead to this token: it was added to the vocabulary whole.")];
+    return [
+      element(
+        "p",
+        { class: "note" },
+        "No merges lead to this token: it was added to the vocabulary whole.",
+      ),
+    ];
   }
   return [
-    element("p", { class: "hint" }, "How the merges make it of its bytes. A merge learned earlier has a lower number and " +
-      "goes first. In the vocabulary Ġ stands for a space, Ċ for a line end."),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Merges" },
-      element("table", { class: "merges" }, element("tbody", {}, ...rows))),
+    element(
+      "p",
+      { class: "hint" },
+      "How the merges make it of its bytes. A merge learned earlier has a lower number and " +
+        "goes first. In the vocabulary Ġ stands for a space, Ċ for a line end.",
+    ),
+    element(
+      "div",
+      { class: "scroll", tabindex: 0, role: "region", "aria-label": "Merges" },
+      element("table", { class: "merges" }, element("tbody", {}, ...rows)),
+    ),
   ];
 }
 
 function mergeRow(name, symbols, merged) {
   const chips = symbols.map((symbol, k) =>
-    element("bdi", { class: k === merged ? "symbol merged" : "symbol" }, visible(symbol)));
+    element("bdi", { class: k === merged ? "symbol merged" : "symbol" }, visible(symbol)),
+  );
   return element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, ...chips));
 }
 
@@ -519,7 +586,7 @@ function surpriseRow(id, k, largest) {
   meter.style.inlineSize = `${(4 * surprise) / largest}em`;
   return element(
     "tr",
-    { "data-at": positionOf(k + 1), onclick: () => choose(k + 1) },
+    { "data-at": positionOf(k + 1) },
     element("td", {}, String(positionOf(k + 1))),
     element("th", { scope: "row" }, tokenElement(id)),
     element("td", { "data-probability": probabilityOfActual(k) }, percent(probabilityOfActual(k))),
@@ -535,13 +602,20 @@ function candidateBars(i, n) {
     const id = next.ids.at(i, k);
     const p = next.probabilities.at(i, k);
     const isActual = id === ids[i + 1];
-    return bar(tokenElement(id), p, percent(p), { class: isActual ? "bar actual" : "bar", "data-candidate": id, "data-probability": p });
+    return bar(tokenElement(id), p, percent(p), {
+      class: isActual ? "bar actual" : "bar",
+      "data-candidate": id,
+      "data-probability": p,
+    });
   });
 }
 
 function showCandidates() {
   const { data, i } = state;
-  byId("candidates-title").replaceChildren(`After position ${positionOf(i)}, `, tokenElement(data.ids[i]));
+  byId("candidates-title").replaceChildren(
+    `After position ${positionOf(i)}, `,
+    tokenElement(data.ids[i]),
+  );
   byId("candidates").replaceChildren(...candidateBars(i, Infinity));
   if (i === nSeq() - 1) {
     byId("actual").textContent = "The text ends here.";
@@ -549,7 +623,8 @@ function showCandidates() {
   }
   const surprise = data.next.surprises.at(i);
   byId("actual").replaceChildren(
-    "Then really came ", tokenElement(data.ids[i + 1]),
+    "Then really came ",
+    tokenElement(data.ids[i + 1]),
     `: rank ${data.next.ranks.at(i)}, ${percent(probabilityOfActual(i))}, ${surprise.toFixed(2)} bits of surprise.`,
   );
 }
@@ -634,11 +709,20 @@ class Heatmap {
     Object.assign(this, options);
     this.container = container;
     this.canvas = element("canvas", { "aria-hidden": "true" });
-    this.readout = element("p", { class: "readout", "aria-live": "polite" });
+    this.cells = element("canvas"); // not shown: all but the marks, so that these can move fast
+    // Read aloud only while one moves through this matrix: the others change with it.
+    this.readout = element("p", { class: "readout", "aria-live": "off" });
     this.frame = element(
       "div",
-      { class: "heatmap", tabindex: 0, role: "application", "aria-roledescription": "matrix",
-        "aria-label": `${options.label}. Arrow keys move through it.` },
+      {
+        class: "heatmap",
+        tabindex: 0,
+        role: "application",
+        "aria-roledescription": "matrix",
+        "aria-label": `${options.label}. Arrow keys move through it.`,
+        onfocus: () => this.readout.setAttribute("aria-live", "polite"),
+        onblur: () => this.readout.setAttribute("aria-live", "off"),
+      },
       this.canvas,
     );
     container.replaceChildren(this.frame, this.readout);
@@ -670,6 +754,7 @@ class Heatmap {
       const row = bounded(this.cursor.row + down, 0, this.nRows - 1);
       const column = bounded(this.cursor.column + right, 0, this.nColumns - 1);
       this.moveTo({ row, column }, true);
+      this.reveal();
     });
   }
 
@@ -690,75 +775,114 @@ class Heatmap {
     this.draw();
   }
 
+  // Scroll the cursor's cell into view.
+  reveal() {
+    const x = this.left + this.cursor.column * this.cellWidth;
+    const y = this.top + this.cursor.row * this.cellHeight;
+    const { frame } = this;
+    frame.scrollLeft = bounded(
+      frame.scrollLeft,
+      x + this.cellWidth - frame.clientWidth,
+      x - this.left,
+    );
+    frame.scrollTop = bounded(
+      frame.scrollTop,
+      y + this.cellHeight - frame.clientHeight,
+      y - this.top,
+    );
+  }
+
   // The size of the cells: as wide as there is room for, but not too small to be hit.
   layOut() {
     this.left = this.rowLabelWidth;
     this.top = this.columnLabelHeight;
-    const room = this.container.clientWidth - this.left - 1;
+    const room = this.container.clientWidth - this.left - 2;
     this.cellWidth = bounded(Math.floor(room / this.nColumns), this.smallest, this.largest);
-    this.cellHeight = this.isSquare ? this.cellWidth : bounded(this.cellWidth, 12, 20);
-    const width = this.left + this.nColumns * this.cellWidth + 1;
-    const height = this.top + this.nRows * this.cellHeight + 1;
-    const ratio = window.devicePixelRatio || 1;
-    this.canvas.width = width * ratio;
-    this.canvas.height = height * ratio;
+    this.cellHeight = this.isSquare ? this.cellWidth : 16;
+    const width = this.left + this.nColumns * this.cellWidth + 2;
+    const height = this.top + this.nRows * this.cellHeight + 2;
+    this.ratio = window.devicePixelRatio || 1;
+    for (const canvas of [this.canvas, this.cells]) {
+      canvas.width = Math.round(width * this.ratio);
+      canvas.height = Math.round(height * this.ratio);
+    }
     this.canvas.style.inlineSize = `${width}px`;
     this.canvas.style.blockSize = `${height}px`;
-    this.ratio = ratio;
+    this.paint();
+  }
+
+  // Draw everything anew: other numbers, colours or sizes.
+  paint() {
+    const style = getComputedStyle(document.documentElement);
+    this.colours = Object.fromEntries(
+      ["ink", "muted", "accent"].map((name) => [name, style.getPropertyValue(`--${name}`)]),
+    );
+    const context = this.cells.getContext("2d");
+    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    context.clearRect(0, 0, this.cells.width, this.cells.height);
+    this.paintCells(context);
+    for (let row = 0; row < this.nRows; row++) this.drawRowLabel(context, row, "muted");
+    for (let column = 0; column < this.nColumns; column++)
+      this.drawColumnLabel(context, column, "muted");
     this.draw();
   }
 
-  draw() {
-    const context = this.canvas.getContext("2d");
-    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
-    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    this.drawCells(context);
-    this.drawLabels(context);
-    this.drawMarks(context);
-  }
-
-  drawCells(context) {
+  paintCells(context) {
     const gap = this.cellWidth > 8 ? 1 : 0;
     for (let row = 0; row < this.nRows; row++) {
       for (let column = 0; column < this.nColumns; column++) {
         const share = this.share(row, column);
         if (share === null) continue;
         context.fillStyle = css(colourOf(share));
-        context.fillRect(this.left + column * this.cellWidth, this.top + row * this.cellHeight,
-          this.cellWidth - gap, this.cellHeight - gap);
+        context.fillRect(
+          this.left + column * this.cellWidth,
+          this.top + row * this.cellHeight,
+          this.cellWidth - gap,
+          this.cellHeight - gap,
+        );
       }
     }
   }
 
-  drawLabels(context) {
-    const style = getComputedStyle(document.documentElement);
-    const [ink, muted] = ["--ink", "--muted"].map((name) => style.getPropertyValue(name));
-    const size = bounded(this.cellHeight - 2, 9, 12);
-    context.font = `${size}px ui-monospace, "SF Mono", Menlo, Consolas, monospace`;
+  // Draw what was painted, and the marks on it.
+  draw() {
+    const context = this.canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    context.drawImage(this.cells, 0, 0);
+    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    if (this.positionIsRow) this.drawRowLabel(context, this.marked, "accent");
+    this.drawColumnLabel(context, this.marked, "accent");
+    this.drawMarks(context);
+  }
+
+  setFont(context, colour) {
+    context.font = `${bounded(this.cellHeight - 2, 9, 12)}px ui-monospace, Menlo, Consolas, monospace`;
     context.textBaseline = "middle";
-    context.textAlign = "right";
     context.direction = "ltr";
-    for (let row = 0; row < this.nRows; row++) {
-      context.fillStyle = this.positionIsRow && row === this.marked ? ink : muted;
-      const y = this.top + (row + 0.5) * this.cellHeight;
-      context.fillText(this.rowLabel(row), this.left - 6, y);
-    }
+    context.fillStyle = this.colours[colour];
+  }
+
+  drawRowLabel(context, row, colour) {
+    this.setFont(context, colour);
+    context.textAlign = "right";
+    context.fillText(this.rowLabel(row), this.left - 6, this.top + (row + 0.5) * this.cellHeight);
+  }
+
+  drawColumnLabel(context, column, colour) {
+    if (this.top === 0) return; // no room for labels
+    context.save();
+    this.setFont(context, colour);
     context.textAlign = "left";
-    if (this.top === 0) return;
-    for (let column = 0; column < this.nColumns; column++) {
-      context.save();
-      context.fillStyle = column === this.marked ? ink : muted;
-      context.translate(this.left + (column + 0.5) * this.cellWidth, this.top - 6);
-      context.rotate(-Math.PI / 2);
-      context.fillText(this.columnLabel(column), 0, 0);
-      context.restore();
-    }
+    context.translate(this.left + (column + 0.5) * this.cellWidth, this.top - 6);
+    context.rotate(-Math.PI / 2);
+    context.fillText(this.columnLabel(column), 0, 0);
+    context.restore();
   }
 
   drawMarks(context) {
-    const accent = getComputedStyle(document.documentElement).getPropertyValue("--accent");
     const { cellWidth: w, cellHeight: h, left, top } = this;
-    context.strokeStyle = accent;
+    context.strokeStyle = this.colours.accent;
     context.lineWidth = 1.5;
     const box = (row, column, rows, columns) =>
       context.strokeRect(left + column * w - 0.5, top + row * h - 0.5, columns * w, rows * h);
@@ -793,7 +917,8 @@ function buildAttention() {
     columnLabelHeight: 72,
     rowLabel: tokenAxisLabel,
     columnLabel: tokenAxisLabel,
-    share: (row, column) => (column > row ? null : attentionWeight(state.layer, state.head, row, column)),
+    share: (row, column) =>
+      column > row ? null : attentionWeight(state.layer, state.head, row, column),
     describe: describeWeight,
     onchoose: ({ row }) => choose(row),
   });
@@ -824,8 +949,14 @@ function buildThumbnails() {
 function thumbnail(layer, head) {
   return element(
     "button",
-    { type: "button", "data-layer": layer, "data-head": head, "aria-label": `Layer ${layer}, head ${head}`,
-      title: `Layer ${layer}, head ${head}`, onclick: () => chooseHead(layer, head) },
+    {
+      type: "button",
+      "data-layer": layer,
+      "data-head": head,
+      "aria-label": `Layer ${layer}, head ${head}`,
+      title: `Layer ${layer}, head ${head}`,
+      onclick: () => chooseHead(layer, head),
+    },
     element("canvas", { width: nSeq(), height: nSeq() }),
   );
 }
@@ -859,6 +990,7 @@ function chooseHead(layer, head) {
   state.layer = layer;
   state.head = head;
   showPart();
+  heatmaps.attention.paint();
   heatmaps.attention.markPosition(state.i);
   showAttention();
 }
@@ -868,11 +1000,16 @@ function showAttention() {
   byId("layer").value = layer;
   byId("head").value = head;
   for (const button of document.querySelectorAll("#thumbnails button")) {
-    const isChosen = Number(button.dataset.layer) === layer &&
+    const isChosen =
+      Number(button.dataset.layer) === layer &&
       (head === "mean" || Number(button.dataset.head) === head);
     button.setAttribute("aria-pressed", String(isChosen));
   }
-  const title = () => [`What position ${positionOf(i)}, `, tokenElement(state.data.ids[i]), ", looks at"];
+  const title = () => [
+    `What position ${positionOf(i)}, `,
+    tokenElement(state.data.ids[i]),
+    ", looks at",
+  ];
   byId("lines-title").replaceChildren(...title());
   byId("attention-row-title").replaceChildren(...title(), ": the numbers");
   showAttentionRow();
@@ -882,8 +1019,12 @@ function showAttention() {
 function showAttentionRow() {
   const { data, i, layer, head } = state;
   const weights = range(i + 1).map((key) => attentionWeight(layer, head, i, key));
-  const rows = weights.map((weight, key) => attentionRow(String(positionOf(key)), tokenElement(data.ids[key]), weight,
-    { "data-at": positionOf(key), "data-weight": weight }));
+  const rows = weights.map((weight, key) =>
+    attentionRow(String(positionOf(key)), tokenElement(data.ids[key]), weight, {
+      "data-at": positionOf(key),
+      "data-weight": weight,
+    }),
+  );
   if (data.first_position) {
     const rest = Math.max(0, 1 - weights.reduce((sum, weight) => sum + weight, 0));
     rows.unshift(attentionRow(`0–${data.first_position - 1}`, "(not shown)", rest, {}));
@@ -894,8 +1035,13 @@ function showAttentionRow() {
 function attentionRow(position, token, weight, attributes) {
   const meter = element("span", { class: "meter", "aria-hidden": "true" });
   meter.style.inlineSize = `${6 * weight}em`;
-  return element("tr", attributes, element("td", {}, position), element("th", { scope: "row" }, token),
-    element("td", {}, meter, weight.toFixed(4)));
+  return element(
+    "tr",
+    attributes,
+    element("td", {}, position),
+    element("th", { scope: "row" }, token),
+    element("td", {}, meter, weight.toFixed(4)),
+  );
 }
 
 const LINE_HEIGHT = 22; // of a token beside the lines, as in page.css
@@ -904,18 +1050,35 @@ const LINES_WIDTH = 120;
 // The tokens twice, side by side: from the chosen one on the left to those it looks at.
 function showLines() {
   const { data, i, layer, head } = state;
-  const column = (name) => element("ol", { class: name }, ...data.ids.map((id, k) =>
-    element("li", { "data-at": positionOf(k), class: k === i && name === "from" ? "is-chosen" : "", onclick: () => choose(k) },
-      tokenElement(id))));
+  const column = (name) =>
+    element(
+      "ol",
+      { class: name },
+      ...data.ids.map((id, k) =>
+        element(
+          "li",
+          { "data-at": positionOf(k), class: k === i && name === "from" ? "is-chosen" : "" },
+          tokenElement(id),
+        ),
+      ),
+    );
   const y = (k) => (k + 0.5) * LINE_HEIGHT;
   const half = LINES_WIDTH / 2;
   const lines = range(i + 1).map((key) => {
     const weight = attentionWeight(layer, head, i, key);
-    return svg("path", { d: `M0 ${y(i)} C${half} ${y(i)} ${half} ${y(key)} ${LINES_WIDTH} ${y(key)}`,
-      class: "line", "stroke-width": (0.5 + 5 * weight).toFixed(2), opacity: Math.sqrt(weight).toFixed(3) });
+    return svg("path", {
+      d: `M0 ${y(i)} C${half} ${y(i)} ${half} ${y(key)} ${LINES_WIDTH} ${y(key)}`,
+      class: "line",
+      "stroke-width": (0.5 + 5 * weight).toFixed(2),
+      opacity: Math.sqrt(weight).toFixed(3),
+    });
   });
   const height = nSeq() * LINE_HEIGHT;
-  const drawing = svg("svg", { width: LINES_WIDTH, height, viewBox: `0 0 ${LINES_WIDTH} ${height}`, "aria-hidden": "true" }, ...lines);
+  const drawing = svg(
+    "svg",
+    { width: LINES_WIDTH, height, viewBox: `0 0 ${LINES_WIDTH} ${height}`, "aria-hidden": "true" },
+    ...lines,
+  );
   byId("lines").replaceChildren(column("from"), drawing, column("to"));
 }
 
@@ -931,10 +1094,22 @@ function lensRowLabel(name) {
 function buildLens() {
   const { lens, ids } = state.data;
   state.lensRow = lens.names.length - 1;
-  const heads = ids.map((id, i) => element("th", { scope: "col", "data-at": positionOf(i) }, tokenElement(id)));
-  const head = element("thead", {}, element("tr", {}, element("td", { class: "corner" }, "after layer"), ...heads));
-  const rows = lens.names.map((name, row) => element("tr", {},
-    element("th", { scope: "row" }, lensRowLabel(name)), ...ids.map((_, i) => lensCell(row, i))));
+  const heads = ids.map((id, i) =>
+    element("th", { scope: "col", "data-at": positionOf(i) }, tokenElement(id)),
+  );
+  const head = element(
+    "thead",
+    {},
+    element("tr", {}, element("td", { class: "corner" }, "after layer"), ...heads),
+  );
+  const rows = lens.names.map((name, row) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, lensRowLabel(name)),
+      ...ids.map((_, i) => lensCell(row, i)),
+    ),
+  );
   const table = byId("lens-table");
   table.replaceChildren(head, element("tbody", {}, ...rows));
   colourLens();
@@ -942,9 +1117,17 @@ function buildLens() {
 
 function lensCell(row, i) {
   const { lens } = state.data;
-  return element("td", { "data-at": positionOf(i), "data-row": row, tabindex: -1,
-    "data-probability": lens.probabilities.at(row, i, 0), "data-id": lens.ids.at(row, i, 0) },
-  tokenElement(lens.ids.at(row, i, 0)));
+  return element(
+    "td",
+    {
+      "data-at": positionOf(i),
+      "data-row": row,
+      tabindex: -1,
+      "data-probability": lens.probabilities.at(row, i, 0),
+      "data-id": lens.ids.at(row, i, 0),
+    },
+    tokenElement(lens.ids.at(row, i, 0)),
+  );
 }
 
 function colourLens() {
@@ -960,6 +1143,7 @@ const cellOfLens = (row, i) => byId("lens-table").tBodies[0].rows[row].cells[i +
 function chooseLensCell(row, i, takesFocus) {
   state.lensRow = bounded(row, 0, state.data.lens.names.length - 1);
   choose(i);
+  showLensCell();
   if (takesFocus) cellOfLens(state.lensRow, state.i).focus();
 }
 
@@ -976,7 +1160,9 @@ function showLensCell() {
   const layer = isEmbedding ? "the embeddings" : `layer ${lensRowLabel(data.lens.names[lensRow])}`;
   const bars = range(data.lens.ids.shape[2]).map((k) => {
     const p = data.lens.probabilities.at(lensRow, i, k);
-    return bar(tokenElement(data.lens.ids.at(lensRow, i, k)), p, percent(p), { "data-probability": p });
+    return bar(tokenElement(data.lens.ids.at(lensRow, i, k)), p, percent(p), {
+      "data-probability": p,
+    });
   });
   byId("lens-cell").replaceChildren(
     element("h3", {}, `After ${layer}, at position ${positionOf(i)} `, tokenElement(data.ids[i])),
@@ -1006,23 +1192,38 @@ function buildResidual() {
       columnLabel: tokenAxisLabel,
       // Lengths differ by factors, so their logarithms are shown; squared, since `colourOf` takes
       // the root.
-      share: (row, column) => ((Math.log(Math.max(array.at(row, column), 1e-9)) - low) / (high - low || 1)) ** 2,
-      describe: (row, column) => `${row + firstLabel < 0 ? "Embeddings" : `Layer ${row + firstLabel}`}, position ` +
+      share: (row, column) =>
+        ((Math.log(Math.max(array.at(row, column), 1e-9)) - low) / (high - low || 1)) ** 2,
+      describe: (row, column) =>
+        `${row + firstLabel < 0 ? "Embeddings" : `Layer ${row + firstLabel}`}, position ` +
         `${positionOf(column)} ${quoted(state.data.ids[column])}: ${array.at(row, column).toFixed(2)}`,
       onchoose: ({ column }) => choose(column),
     };
   };
   const n = model.n_layer;
-  heatmaps.attentionSizes = new Heatmap(byId("attention-sizes"), sizeMap(residual.attention, 0, n, "What attention adds"));
-  heatmaps.feedForwardSizes = new Heatmap(byId("feed-forward-sizes"), sizeMap(residual.feed_forward, 0, n, "What feed-forward adds"));
-  heatmaps.streamSizes = new Heatmap(byId("stream-sizes"), sizeMap(residual.sizes, -1, n + 1, "The stream"));
+  heatmaps.attentionSizes = new Heatmap(
+    byId("attention-sizes"),
+    sizeMap(residual.attention, 0, n, "What attention adds"),
+  );
+  heatmaps.feedForwardSizes = new Heatmap(
+    byId("feed-forward-sizes"),
+    sizeMap(residual.feed_forward, 0, n, "What feed-forward adds"),
+  );
+  heatmaps.streamSizes = new Heatmap(
+    byId("stream-sizes"),
+    sizeMap(residual.sizes, -1, n + 1, "The stream"),
+  );
 }
 
 const CHART = { width: 720, height: 240, left: 48, right: 12, top: 12, bottom: 28 };
 
 function showStream() {
   const { data, i } = state;
-  byId("stream-title").replaceChildren(`At position ${positionOf(i)}, `, tokenElement(data.ids[i]), ", layer by layer");
+  byId("stream-title").replaceChildren(
+    `At position ${positionOf(i)}, `,
+    tokenElement(data.ids[i]),
+    ", layer by layer",
+  );
   byId("stream").replaceChildren(streamLegend(), streamChart());
   byId("stream-table").tBodies[0].replaceChildren(...streamRows());
 }
@@ -1031,19 +1232,37 @@ function streamRows() {
   const { residual, model } = state.data;
   const { i } = state;
   const cell = (name, x) => element("td", { [`data-${name}`]: x }, x === null ? "–" : x.toFixed(2));
-  const row = (label, attention, feedForward, size) => element("tr", {}, element("th", { scope: "row" }, label),
-    cell("attention", attention), cell("feed-forward", feedForward), cell("size", size));
+  const row = (label, attention, feedForward, size) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, label),
+      cell("attention", attention),
+      cell("feed-forward", feedForward),
+      cell("size", size),
+    );
   return [
     row("embeddings", null, null, residual.sizes.at(0, i)),
-    ...range(model.n_layer).map((layer) => row(String(layer), residual.attention.at(layer, i),
-      residual.feed_forward.at(layer, i), residual.sizes.at(layer + 1, i))),
+    ...range(model.n_layer).map((layer) =>
+      row(
+        String(layer),
+        residual.attention.at(layer, i),
+        residual.feed_forward.at(layer, i),
+        residual.sizes.at(layer + 1, i),
+      ),
+    ),
   ];
 }
 
 function streamLegend() {
   const key = (name, text) => element("span", { class: `key ${name}` }, text);
-  return element("p", { class: "keys" }, key("attention", "attention adds"), key("feed-forward", "feed-forward adds"),
-    key("size", "the stream after both"));
+  return element(
+    "p",
+    { class: "keys" },
+    key("attention", "attention adds"),
+    key("feed-forward", "feed-forward adds"),
+    key("size", "the stream after both"),
+  );
 }
 
 function streamChart() {
@@ -1051,31 +1270,76 @@ function streamChart() {
   const { i } = state;
   const { width, height, left, right, top, bottom } = CHART;
   const layers = range(model.n_layer);
-  const numbers = layers.flatMap((layer) => [residual.attention.at(layer, i), residual.feed_forward.at(layer, i),
-    residual.sizes.at(layer + 1, i)]);
+  const numbers = layers.flatMap((layer) => [
+    residual.attention.at(layer, i),
+    residual.feed_forward.at(layer, i),
+    residual.sizes.at(layer + 1, i),
+  ]);
   const largest = Math.max(...numbers, residual.sizes.at(0, i)) || 1;
   const y = (size) => height - bottom - ((height - bottom - top) * size) / largest;
   const step = (width - left - right) / (model.n_layer + 1);
   const x = (layer) => left + (layer + 1.5) * step; // -1: the embeddings
   const barWidth = Math.min(18, step * 0.36);
-  const column = (layer, offset, size, name) => svg("rect", { x: x(layer) + offset, y: y(size), width: barWidth,
-    height: height - bottom - y(size), class: name });
+  const column = (layer, offset, size, name) =>
+    svg("rect", {
+      x: x(layer) + offset,
+      y: y(size),
+      width: barWidth,
+      height: height - bottom - y(size),
+      class: name,
+    });
   const columns = layers.flatMap((layer) => [
     column(layer, -barWidth - 0.5, residual.attention.at(layer, i), "attention"),
     column(layer, 0.5, residual.feed_forward.at(layer, i), "feed-forward"),
   ]);
   const points = [-1, ...layers].map((layer) => [x(layer), y(residual.sizes.at(layer + 1, i))]);
   const every = Math.ceil(model.n_layer / 24);
-  const names = [-1, ...layers].filter((layer) => layer < 0 || layer % every === 0).map((layer) => svg("text", { x: x(layer), y: height - 8, "text-anchor": "middle" },
-    layer < 0 ? "emb" : String(layer)));
-  const ticks = [0, 0.5, 1].map((share) => svg("g", {},
-    svg("line", { x1: left, x2: width - right, y1: y(share * largest), y2: y(share * largest), class: "grid" }),
-    svg("text", { x: left - 8, y: y(share * largest) + 4, "text-anchor": "end" }, shortTick(share * largest))));
-  const line = svg("polyline", { points: points.map((point) => point.join(",")).join(" "), class: "size" });
+  const names = [-1, ...layers]
+    .filter((layer) => layer < 0 || layer % every === 0)
+    .map((layer) =>
+      svg(
+        "text",
+        { x: x(layer), y: height - 8, "text-anchor": "middle" },
+        layer < 0 ? "emb" : String(layer),
+      ),
+    );
+  const ticks = [0, 0.5, 1].map((share) =>
+    svg(
+      "g",
+      {},
+      svg("line", {
+        x1: left,
+        x2: width - right,
+        y1: y(share * largest),
+        y2: y(share * largest),
+        class: "grid",
+      }),
+      svg(
+        "text",
+        { x: left - 8, y: y(share * largest) + 4, "text-anchor": "end" },
+        shortTick(share * largest),
+      ),
+    ),
+  );
+  const line = svg("polyline", {
+    points: points.map((point) => point.join(",")).join(" "),
+    class: "size",
+  });
   const dots = points.map(([cx, cy]) => svg("circle", { cx, cy, r: 3, class: "size" }));
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img",
-    "aria-label": "Sizes by layer at this position; the numbers are in the table below" },
-  ...ticks, ...columns, line, ...dots, ...names);
+  return svg(
+    "svg",
+    {
+      viewBox: `0 0 ${width} ${height}`,
+      class: "chart",
+      role: "img",
+      "aria-label": "Sizes by layer at this position; the numbers are in the table below",
+    },
+    ...ticks,
+    ...columns,
+    line,
+    ...dots,
+    ...names,
+  );
 }
 
 const shortTick = (x) => (x >= 100 ? x.toFixed(0) : x.toPrecision(2).replace(/^0\.0$/, "0"));
@@ -1100,52 +1364,119 @@ const shapeText = (k) => `[${state.data.operations.shapes[k].join(", ")}]`;
 // For the overview: a value in two lines.
 function operationLine(k) {
   const { names, formulas, descriptions } = state.data.operations;
-  return element("li", {},
-    element("span", { class: "line-head" }, element("code", {}, names[k]), element("span", { class: "shape" }, shapeText(k))),
+  return element(
+    "li",
+    {},
+    element(
+      "span",
+      { class: "line-head" },
+      element(
+        "a",
+        { href: "#operations", onclick: () => openOperation(k) },
+        element("code", {}, names[k]),
+      ),
+      element("span", { class: "shape" }, shapeText(k)),
+    ),
     element("span", { class: "line-text" }, descriptions[k]),
-    element("code", { class: "formula" }, formulas[k]));
+    element("code", { class: "formula" }, formulas[k]),
+  );
 }
 
 function buildOperations() {
   const { operations, model } = state.data;
-  byId("operations-text").textContent = `In the order of computation, from the id to the logit: ` +
+  byId("operations-text").textContent =
+    `In the order of computation, from the id to the logit: ` +
     `${operations.names.length} values, under the names by which explain.py writes them to a file. ` +
     `The numbers shown are the first of the chosen position; with heads, of the first head.`;
   const groups = [
-    ["Embeddings", operationsOf(["wte", "wpe", "embeddings"], null).concat(operationsOf(["embeddings"], 0))],
-    ...range(model.n_layer).map((layer) => [`Block ${layer}`, range(operations.names.length).filter((k) => operations.blocks[k] === layer)]),
+    [
+      "Embeddings",
+      operationsOf(["wte", "wpe", "embeddings"], null).concat(operationsOf(["embeddings"], 0)),
+    ],
+    ...range(model.n_layer).map((layer) => [
+      `Block ${layer}`,
+      range(operations.names.length).filter((k) => operations.blocks[k] === layer),
+    ]),
     ["Result", operationsOf(["ln_f", "logits"], null)],
   ];
-  byId("operation-groups").replaceChildren(...groups.map(([title, places]) => operationGroup(title, places)));
+  byId("operation-groups").replaceChildren(
+    ...groups.map(([title, places]) => operationGroup(title, places)),
+  );
 }
 
 // Filled when it is opened: all of them at once would be thousands of elements.
 function operationGroup(title, places) {
-  const group = element("details", { class: "group" },
-    element("summary", {}, title, element("span", { class: "shape" }, count(places.length, "value"))));
-  group.addEventListener("toggle", () => {
-    if (group.open && group.childElementCount === 1) group.append(...places.map(operationDetails));
-  });
+  const group = element(
+    "details",
+    { class: "group", "data-places": places.join(" ") },
+    element(
+      "summary",
+      {},
+      title,
+      element("span", { class: "shape" }, count(places.length, "value")),
+    ),
+  );
+  group.addEventListener("toggle", () => fillGroup(group));
   return group;
+}
+
+function fillGroup(group) {
+  if (group.childElementCount > 1) return;
+  group.append(...group.dataset.places.split(" ").map((k) => operationDetails(Number(k))));
+}
+
+// Show an operation, wherever it is hidden.
+function openOperation(k) {
+  for (const group of byId("operation-groups").children) {
+    if (!group.dataset.places.split(" ").includes(String(k))) continue;
+    fillGroup(group);
+    group.open = true;
+  }
+  const details = byId("operations").querySelector(
+    `[data-name="${state.data.operations.names[k]}"]`,
+  );
+  details.open = true;
+  details.querySelector("summary").focus();
+  // After the link has been followed, which leads to the section.
+  requestAnimationFrame(() => details.scrollIntoView({ block: "start" }));
 }
 
 function operationDetails(k) {
   const { names, descriptions, formulas, functions, sources, limits } = state.data.operations;
   const source = state.data.sources[sources[k]];
   const [low, high, mean] = range(3).map((c) => shortNumber(limits.at(k, c)));
-  return element("details", { class: "operation", "data-name": names[k] },
-    element("summary", {}, element("code", {}, names[k]), element("span", { class: "line-text" }, descriptions[k]),
-      element("span", { class: "shape" }, shapeText(k))),
-    element("div", { class: "operation-body" },
+  return element(
+    "details",
+    { class: "operation", "data-name": names[k] },
+    element(
+      "summary",
+      {},
+      element("code", {}, names[k]),
+      element("span", { class: "line-text" }, descriptions[k]),
+      element("span", { class: "shape" }, shapeText(k)),
+    ),
+    element(
+      "div",
+      { class: "operation-body" },
       element("p", {}, element("code", { class: "formula" }, formulas[k])),
-      element("dl", { class: "facts" }, ...fact("Smallest", low), ...fact("Largest", high), ...fact("Mean", mean)),
+      element(
+        "dl",
+        { class: "facts" },
+        ...fact("Smallest", low),
+        ...fact("Largest", high),
+        ...fact("Mean", mean),
+      ),
       element("p", { class: "samples mono", "data-operation": k }, samplesText(k)),
-      sourceElement(source, functions[k])));
+      sourceElement(source, functions[k]),
+    ),
+  );
 }
 
 function samplesText(k) {
   const { samples } = state.data.operations;
-  const numbers = range(samples.shape[2]).map((c) => samples.at(k, state.i, c)).filter((x) => !Number.isNaN(x));
+  const numbers = range(samples.shape[2])
+    .map((c) => samples.at(k, state.i, c))
+    .filter((x) => !Number.isNaN(x));
   return `position ${positionOf(state.i)}: ${numbers.map(shortNumber).join("  ")} …`;
 }
 
@@ -1157,11 +1488,24 @@ function showSamples() {
 
 function sourceElement({ file, first_line, text }, functionName) {
   const lines = text.replace(/\n$/, "").split("\n");
-  const numbered = lines.map((line, k) => element("span", { class: "code-line" },
-    element("span", { class: "line-number" }, String(first_line + k)), `${line}\n`));
-  return element("figure", { class: "source" },
+  const numbered = lines.map((line, k) =>
+    element(
+      "span",
+      { class: "code-line" },
+      element("span", { class: "line-number" }, String(first_line + k)),
+      `${line}\n`,
+    ),
+  );
+  return element(
+    "figure",
+    { class: "source" },
     element("figcaption", {}, `${file}, line ${first_line}, in ${functionName}`),
-    element("pre", { tabindex: 0, "aria-label": `Source of ${functionName}` }, element("code", {}, ...numbered)));
+    element(
+      "pre",
+      { tabindex: 0, "aria-label": `Source of ${functionName}` },
+      element("code", {}, ...numbered),
+    ),
+  );
 }
 
 // ---------------------------------------------------------------- a served page
@@ -1169,21 +1513,31 @@ function sourceElement({ file, first_line, text }, functionName) {
 // A probable token: when the page is served, choosing it continues the text with it.
 function continuation(id) {
   const token = state.data.tokens[id];
-  if (served === null || token.text.includes("\ufffd") || token.text === "") return tokenElement(id);
-  return element("button", { type: "button", class: "continue", "aria-label": `Go on with ${quoted(id)}`,
-    onclick: () => compute(state.data.text + token.text) }, tokenElement(id));
+  const isText = token.text !== "" && !token.text.includes("\ufffd") && id !== state.data.eot;
+  if (served === null || !isText) return tokenElement(id);
+  return element(
+    "button",
+    {
+      type: "button",
+      class: "continue",
+      "aria-label": `Go on with ${quoted(id)}`,
+      onclick: () => compute(state.data.text + token.text),
+    },
+    tokenElement(id),
+  );
 }
 
 function buildForm() {
   if (served === null) return;
   byId("prompt-form").hidden = false;
-  byId("prompt").value = state.data.text;
+  byId("prompt").value = state.data.prompt;
   byId("n-tokens").value = state.data.n_tokens_to_generate;
 }
 
 async function compute(prompt) {
   const status = byId("prompt-status");
-  const controls = byId("prompt-form").querySelectorAll("button");
+  const controls = document.querySelectorAll("#prompt-form button, #sampling button");
+  const wasChosen = byId("sampling").contains(document.activeElement);
   status.textContent = "Computing …";
   for (const control of controls) control.disabled = true;
   try {
@@ -1195,6 +1549,7 @@ async function compute(prompt) {
     const answer = await response.json();
     if (!response.ok) throw new Error(answer.error);
     show(answer);
+    if (wasChosen) byId("sampling").querySelector("button")?.focus({ preventScroll: true });
     status.textContent = "Done.";
   } catch (error) {
     status.textContent = `Not computed: ${error.message}`;
@@ -1207,7 +1562,8 @@ async function compute(prompt) {
 
 function show(data) {
   state.data = unpacked(data);
-  state.i = nSeq() - 1;
+  // The last token of the prompt: what the model wrote follows it.
+  state.i = bounded(nSeq() - data.n_generated - 1, 0, nSeq() - 1);
   buildForm();
   buildOverview();
   buildTokens();
@@ -1217,7 +1573,7 @@ function show(data) {
   buildLens();
   buildResidual();
   buildOperations();
-  choose(state.i);
+  showPosition();
 }
 
 function redrawColours() {
@@ -1225,7 +1581,7 @@ function redrawColours() {
   drawLegend();
   drawThumbnails();
   colourLens();
-  for (const heatmap of Object.values(heatmaps)) heatmap.draw();
+  for (const heatmap of Object.values(heatmaps)) heatmap.paint();
 }
 
 function followReader() {
@@ -1234,14 +1590,27 @@ function followReader() {
     if (i !== null) mark(i);
     else if (!event.target.closest(".heatmap")) mark(state.i);
   });
+  document.addEventListener("click", (event) => {
+    const i = positionUnder(event.target);
+    if (i !== null) choose(i);
+  });
   byId("previous-token").addEventListener("click", () => choose(state.i - 1));
   byId("next-token").addEventListener("click", () => choose(state.i + 1));
-  const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, Home: -Infinity, End: Infinity };
+  const steps = {
+    ArrowLeft: -1,
+    ArrowUp: -1,
+    ArrowRight: 1,
+    ArrowDown: 1,
+    Home: -Infinity,
+    End: Infinity,
+  };
   moveWithArrows(byId("token-list"), steps, (step) => {
     tokenButton(bounded(state.i + step, 0, nSeq() - 1)).focus();
   });
   for (const id of Object.keys(SLIDERS)) byId(id).addEventListener("input", showSampling);
-  byId("layer").addEventListener("change", (event) => chooseHead(Number(event.target.value), state.head));
+  byId("layer").addEventListener("change", (event) =>
+    chooseHead(Number(event.target.value), state.head),
+  );
   byId("head").addEventListener("change", (event) => {
     const { value } = event.target;
     chooseHead(state.layer, value === "mean" ? value : Number(value));
@@ -1266,10 +1635,30 @@ function followLens() {
     chooseLensCell(row, positionUnder(cell), false);
   });
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  moveWithArrows(table, steps, ([down, right]) => chooseLensCell(state.lensRow + down, state.i + right, true));
+  moveWithArrows(table, steps, ([down, right]) =>
+    chooseLensCell(state.lensRow + down, state.i + right, true),
+  );
+}
+
+// The section that is being read, in the navigation.
+function followSections() {
+  const observer = new IntersectionObserver(
+    (entries) => {
+      for (const { isIntersecting, target } of entries) {
+        if (!isIntersecting) continue;
+        for (const link of document.querySelectorAll("nav a")) {
+          if (link.hash === `#${target.id}`) link.setAttribute("aria-current", "true");
+          else link.removeAttribute("aria-current");
+        }
+      }
+    },
+    { rootMargin: "-20% 0px -79% 0px" },
+  ); // a line in the upper part of the window
+  for (const section of document.querySelectorAll("section")) observer.observe(section);
 }
 
 readColours();
 drawLegend();
 show(embedded("data"));
 followReader();
+followSections();

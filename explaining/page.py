@@ -92,6 +92,7 @@ def page_data(
         first_position           how many positions of the text come before those shown
         n_left_out               how many tokens came even before those, outside of the window
         n_generated              of the positions shown, these last ones were generated
+        eot                      the id of <|endoftext|>, or None
         ids                      [n_seq]
         tokens                   {id: {text, bytes: hex}} of every id that occurs below
         merges                   {id: {symbols, steps: [[index, rank], ...]}} of the ids of the text
@@ -152,6 +153,7 @@ def page_data(
         "first_position": len(ids) - n_seq,
         "n_left_out": len(prompt_ids) + len(new_ids) - len(ids),
         "n_generated": min(len(new_ids), n_seq),
+        "eot": encoder.eot,
         "ids": ids_shown,
         "tokens": {i: described(i, encoder) for i in sorted(ids_mentioned)},
         "merges": merges(sorted(set(ids_shown)), encoder),

@@ -30,6 +30,9 @@ SERIOUS = ("serious", "critical")
 BARS = "#next [data-token-id][data-probability]"  # of the token after the last one
 
 BIDI_MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+INVISIBLE = "\x00\x07\x1b\x7f\xa0\xad\u2028\u2029\u200d\ufeff\U0010ffff"
+SHOWN_AS = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}  # the others by their number
+SHOWN_AS |= {c: f"[U+{ord(c):04X}]" for c in BIDI_MARKS + INVISIBLE}
 HOSTILE_PROMPTS = {
     "markup": (
         "<script>document.title = 'hacked'</script>\n"
@@ -42,8 +45,7 @@ HOSTILE_PROMPTS = {
         "&lt;b&gt; &amp; &#60;"
     ),
     "characters": (
-        f"a{BIDI_MARKS}\u05d0\u05d1 b\x00\x07\x1b[31m\x7f\u2028\u2029\ufeff b\r\nc\rd\n\t"
-        "🙂👩\u200d👩\u200d👧 e\u0301 \U0010ffff"
+        f"a{BIDI_MARKS}\u05d0\u05d1 b{INVISIBLE} \x1b[31m b\r\nc\rd\n\t🙂👩\u200d👩\u200d👧 e\u0301"
     ),
 }
 
@@ -251,11 +253,10 @@ def test_any_text_is_text(open_page, model, tmp_path, prompt):
     assert page.locator("#tokens [data-position]").count() == len(data["ids"])
     assert page.locator("img, script:not([id]) ~ script:not([id])").count() == 0
     assert page.evaluate("JSON.parse(document.getElementById('data').textContent).text") == prompt
-    shown = page.locator("main").inner_text()
-    assert not set(shown) & set(BIDI_MARKS)
-    for token in ("<script>", "</script>", "<img", "&lt;", "{{data}}"):
-        if token in prompt:
-            assert token in shown.replace("·", " ")
+    assert not set(page.inner_text("body")) & set(BIDI_MARKS)
+    page.click('#way [data-part="text"]')
+    shown = page.inner_text("#part blockquote")
+    assert shown == "".join(SHOWN_AS.get(character, character) for character in prompt)
 
 
 def test_it_is_dark_where_the_system_is(open_page, page_file):
@@ -279,12 +280,11 @@ def test_no_width_needs_scrolling_sideways(open_page, page_file, width):
 
 def open_details(page):
     """Open a block and an operation, and all else that is folded."""
-    page.evaluate(
-        "document.querySelectorAll('main > :not(#operations) details, #operations > * > "
-        "details:nth-child(-n + 2)').forEach(node => { node.open = true; })"
+    page.locator("main details").evaluate_all(
+        "nodes => nodes.forEach(node => { node.open = true; })"
     )
-    page.wait_for_function("document.querySelectorAll('#operations details details').length > 0")
-    page.evaluate("document.querySelector('#operations details details').open = true")
+    page.locator("#operations details details").first.wait_for()
+    page.locator("#operations details details").first.evaluate("node => { node.open = true; }")
 
 
 def serious_violations(page):
@@ -345,9 +345,9 @@ def compute(page, prompt, n_tokens):
 
 def assert_shows(page, ids, values, encoder):
     """That the page shows the text of these ids, and what the model expects after it."""
-    page.wait_for_function(
-        "n => document.querySelectorAll('#tokens [data-position]').length === n", arg=len(ids)
-    )
+    tokens = page.locator("#tokens [data-position]")
+    tokens.nth(len(ids) - 1).wait_for()
+    assert tokens.count() == len(ids)
     assert page.input_value("#prompt") == encoder.decode(ids)
     probabilities = softmax(values["logits"].array[-1])
     best = numbers(page, BARS, "token-id")
