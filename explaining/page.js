@@ -1578,8 +1578,9 @@ async function compute(prompt) {
       headers: { "Content-Type": "application/json", "X-Token": served.token },
       body: JSON.stringify({ prompt, n_tokens: Number(byId("n-tokens").value) }),
     });
-    if (!response.ok) throw new Error((await response.text()) || response.statusText);
-    show(await response.json());
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.error);
+    show(answer);
     if (wasChosen) byId("sampling").querySelector("button")?.focus({ preventScroll: true });
     status.textContent = "Done.";
   } catch (error) {
