@@ -332,7 +332,7 @@ def running(server):
         server.server_close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(model):
     with running(page_server(model, PROMPT, N_GENERATED)) as server:
         yield server
@@ -412,9 +412,9 @@ def test_a_mistake_is_told_and_the_page_stays(open_page, server, model, text):
     assert_shows(page, text)
 
 
-def test_a_page_of_an_earlier_run_is_refused(open_page, server):
+def test_a_page_of_an_earlier_run_is_refused(open_page, server, monkeypatch):
     page = open_page(server.url)
-    server.token = "of-a-later-run"
+    monkeypatch.setattr(server, "token", "of-a-later-run")
     assert compute(page, "a", 1).status == 403
     page.locator("#prompt-status").get_by_text("token").wait_for()
     assert "403" in page.errors.pop()
@@ -439,10 +439,12 @@ ATTACK = """async ([url, token, mode]) => {
 }"""
 
 
-def test_another_page_can_neither_ask_nor_frame_nor_read(open_page, server, foreign_site):
+def test_another_page_can_neither_ask_nor_read_nor_frame(
+    open_page, server, foreign_site, monkeypatch
+):
     """Even one that knows the token."""
     questions = []
-    server.compute = lambda prompt, n_tokens: questions.append(prompt) or {}
+    monkeypatch.setattr(server, "compute", lambda prompt, n_tokens: questions.append(prompt))
     compute_url = f"{server.url.partition('?')[0]}compute"
     page = open_page(foreign_site)
     arguments = [compute_url, server.token]
