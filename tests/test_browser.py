@@ -6,6 +6,7 @@ import math
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import browser
 import numpy as np
@@ -14,14 +15,14 @@ import pytest
 import gpt2
 from explaining.page import page_data, page_html
 from explaining.server import page_server
-from explaining.watch import watch
+from explaining.watch import Value, watch
 
 if browser.missing():
     message = f"{browser.missing()}: the page is not tried in a browser"
     pytest.skip(message, allow_module_level=True)
 
 MODELS = Path(gpt2.__file__).resolve().parent / "models"
-PROMPT = "def fibonacci(n):\n    if n < 2:\n"
+PROMPT = "def fibonacci(n):\n    if n"
 N_GENERATED = 6
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 # An attention weight is stored in steps of 1 / 65535; a probability is a float32.
@@ -55,17 +56,24 @@ def model():
     return gpt2.load_model("python", str(MODELS))
 
 
+class Text(NamedTuple):
+    prompt: str
+    ids: list[int]  # of the prompt, and of what the model writes after it
+    values: dict[str, Value]
+
+
 def continued(prompt, model, n_tokens):
-    """The ids of a prompt and of what follows, and the values of the model for them."""
     encoder, hparams, params = model
     ids = encoder.encode(prompt)
     ids += gpt2.generate(ids, params, hparams["n_head"], n_tokens, stop_id=encoder.eot)
-    return ids, watch(ids, params, hparams["n_head"])
+    return Text(prompt, ids, watch(ids, params, hparams["n_head"]))
 
 
 @pytest.fixture(scope="module")
 def text(model):
-    return continued(PROMPT, model, N_GENERATED)
+    text = continued(PROMPT, model, N_GENERATED)
+    assert len(text.ids) == len(model[0].encode(PROMPT)) + N_GENERATED
+    return text
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +121,10 @@ def press(page, *keys):
         page.keyboard.press(key)
 
 
+def choose(page, position):
+    page.click(f'#tokens [data-position="{position}"]')
+
+
 def numbers(page, selector, name):
     """The attribute data-<name> of all elements that match, as floats."""
     read = "(nodes, name) => nodes.map((node) => Number(node.getAttribute(name)))"
@@ -158,7 +170,7 @@ def drawing_probabilities(logits, n_best, *options):
 
 def test_a_file_opens_without_an_error_and_asks_for_nothing(open_page, page_file, text):
     page = open_page(page_file.as_uri(), offline=True)
-    assert page.locator("#tokens [data-position]").count() == len(text[0])
+    assert page.locator("#tokens [data-position]").count() == len(text.ids)
     for details in page.locator("#operations details").all():
         details.evaluate("node => node.open = true")
     page.wait_for_load_state("networkidle")
@@ -167,13 +179,13 @@ def test_a_file_opens_without_an_error_and_asks_for_nothing(open_page, page_file
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (3, 5), (5, 2)])
 def test_the_weights_of_a_chosen_head_are_shown(open_page, page_file, text, layer, head):
-    ids, values = text
+    _, ids, values = text
     page = open_page(page_file.as_uri())
     page.locator("#layer").select_option(str(layer))
     page.locator("#head").select_option(str(head))
     weights = values[f"h.{layer}.attn.weights"].array[head]
     for position in (len(ids) - 1, 4):
-        page.click(f'#tokens [data-position="{position}"]')
+        choose(page, position)
         shown = numbers(page, "#attention-row [data-weight]", "weight")
         expected = weights[position, : position + 1]
         np.testing.assert_allclose(shown, expected, atol=WEIGHT_TOLERANCE)
@@ -183,26 +195,30 @@ def test_the_mean_of_all_heads_is_shown(open_page, page_file, text):
     page = open_page(page_file.as_uri())
     page.locator("#layer").select_option("2")
     page.locator("#head").select_option("mean")
+    choose(page, len(text.ids) - 1)
     shown = numbers(page, "#attention-row [data-weight]", "weight")
-    expected = text[1]["h.2.attn.weights"].array.mean(axis=0)[-1]
+    expected = text.values["h.2.attn.weights"].array.mean(axis=0)[-1]
     np.testing.assert_allclose(shown, expected, atol=WEIGHT_TOLERANCE)
 
 
 def test_a_thumbnail_chooses_its_head(open_page, page_file, text):
     page = open_page(page_file.as_uri())
     page.locator('#thumbnails [data-layer="4"][data-head="1"]').click()
+    choose(page, len(text.ids) - 1)
     assert (page.input_value("#layer"), page.input_value("#head")) == ("4", "1")
     shown = numbers(page, "#attention-row [data-weight]", "weight")
-    expected = text[1]["h.4.attn.weights"].array[1, -1]
+    expected = text.values["h.4.attn.weights"].array[1, -1]
     np.testing.assert_allclose(shown, expected, atol=WEIGHT_TOLERANCE)
 
 
 def test_a_token_is_chosen_by_keyboard(open_page, page_file, text):
     """From the top of the page: the link to the tokens, the chosen one, then arrow keys."""
-    ids, values = text
+    _, ids, values = text
     page = open_page(page_file.as_uri())
     press(page, "Tab", "Enter", "Tab")
     focused = page.locator("#tokens [data-position]:focus")
+    assert focused.get_attribute("aria-pressed") == "true"
+    press(page, "End")
     assert focused.get_attribute("data-position") == str(len(ids) - 1)
     press(page, "Home", *["ArrowRight"] * 5)
     assert focused.get_attribute("data-position") == "5"
@@ -218,7 +234,7 @@ def test_a_token_is_chosen_by_keyboard(open_page, page_file, text):
 
 def test_sliders_change_the_bars_as_sampling_would(open_page, page_file, text):
     page = open_page(page_file.as_uri())
-    logits = text[1]["logits"].array[-1]
+    logits = text.values["logits"].array[-1]
     steps = [  # a slider, keys, and then the temperature, top-k and top-p
         ("temperature", [], (1.0, 0, 1.0)),
         ("temperature", ["End"], (2.0, 0, 1.0)),
@@ -248,9 +264,10 @@ def test_any_text_is_text(open_page, model, tmp_path, prompt):
     data = page_data(prompt, model, 0)
     (tmp_path / "page.html").write_text(page_html(data), encoding="utf-8")
     page = open_page((tmp_path / "page.html").as_uri())
-    page.evaluate("document.querySelectorAll('#tokens [data-position]').forEach(b => b.focus())")
+    tokens = page.locator("#tokens [data-position]")
+    tokens.evaluate_all("all => all.forEach((token, i) => { if (i % 5 === 0) token.focus(); })")
     assert page.title() != "hacked"
-    assert page.locator("#tokens [data-position]").count() == len(data["ids"])
+    assert tokens.count() == len(data["ids"])
     assert page.locator("img, script:not([id]) ~ script:not([id])").count() == 0
     assert page.evaluate("JSON.parse(document.getElementById('data').textContent).text") == prompt
     assert not set(page.inner_text("body")) & set(BIDI_MARKS)
@@ -343,13 +360,14 @@ def compute(page, prompt, n_tokens):
     return response.value
 
 
-def assert_shows(page, ids, values, encoder):
-    """That the page shows the text of these ids, and what the model expects after it."""
+def assert_shows(page, text):
+    """That the page shows this text, and what the model expects after it."""
+    from playwright.sync_api import expect
+
     tokens = page.locator("#tokens [data-position]")
-    tokens.nth(len(ids) - 1).wait_for()
-    assert tokens.count() == len(ids)
-    assert page.input_value("#prompt") == encoder.decode(ids)
-    probabilities = softmax(values["logits"].array[-1])
+    expect(page.locator("#prompt")).to_have_value(text.prompt)  # waits for it
+    expect(tokens).to_have_count(len(text.ids))
+    probabilities = softmax(text.values["logits"].array[-1])
     best = numbers(page, BARS, "token-id")
     shown = numbers(page, BARS, "probability")
     assert best[0] == np.argmax(probabilities)
@@ -359,10 +377,10 @@ def assert_shows(page, ids, values, encoder):
 
 def test_a_served_page_computes_an_edited_prompt(open_page, server, model, text):
     page = open_page(server.url)
-    assert_shows(page, *text, model[0])
-    for prompt, n_tokens in [("import os\n", 3), ("class <script>:\n", 0)]:
+    assert_shows(page, text)
+    for prompt, n_tokens in [("import os", 3), ("class <script>", 0)]:
         assert compute(page, prompt, n_tokens).status == 200
-        assert_shows(page, *continued(prompt, model, n_tokens), model[0])
+        assert_shows(page, continued(prompt, model, n_tokens))
     origin = server.url.partition("?")[0]
     assert {url for url in page.requests if not url.startswith("data:")} == {
         server.url,
@@ -372,14 +390,14 @@ def test_a_served_page_computes_an_edited_prompt(open_page, server, model, text)
 
 def test_a_probable_token_continues_the_text(open_page, server, model, text):
     """By keyboard, the second best; then the model goes on."""
-    ids, values = text
+    _, ids, values = text
     page = open_page(server.url)
     page.fill("#n-tokens", "2")
     second = int(np.argsort(-values["logits"].array[-1])[1])
     page.focus(f'#sampling [data-token-id="{second}"] button')
     with page.expect_response("**/compute"):
         press(page, "Enter")
-    assert_shows(page, *continued(model[0].decode([*ids, second]), model, 2), model[0])
+    assert_shows(page, continued(model[0].decode([*ids, second]), model, 2))
 
 
 def test_a_mistake_is_told_and_the_page_stays(open_page, server, model, text):
@@ -388,10 +406,10 @@ def test_a_mistake_is_told_and_the_page_stays(open_page, server, model, text):
     status = page.locator("#prompt-status")
     status.get_by_text("too long").wait_for()
     assert "{" not in status.inner_text()
-    assert page.locator("#tokens [data-position]").count() == len(text[0])
+    assert page.locator("#tokens [data-position]").count() == len(text.ids)
     assert "413" in page.errors.pop()  # Chromium reports every refusal
     assert compute(page, PROMPT, N_GENERATED).status == 200
-    assert_shows(page, *text, model[0])
+    assert_shows(page, text)
 
 
 def test_a_page_of_an_earlier_run_is_refused(open_page, server):
