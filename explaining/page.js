@@ -534,7 +534,7 @@ function showToken() {
       { class: "facts" },
       ...fact("Id", String(id)),
       ...fact("Bytes", hexBytes(token.bytes)),
-      ...fact("Stands in", i >= nSeq() - data.n_generated ? "what was generated" : "the prompt"),
+      ...fact("Comes from", i >= nSeq() - data.n_generated ? "the model" : "the prompt"),
     ),
     ...mergeTable(data.merges[id], token),
   );
@@ -662,27 +662,29 @@ function bestFirst(logits) {
 }
 
 // The probabilities with which `sample` in gpt2.py draws each of `ids` (best first): temperature,
-// then top-k, then top-p, and what is kept is scaled to sum to 1.
+// then top-k, then top-p, and what is kept is scaled to sum to 1. Sums are rounded to float32 as
+// there: once they have reached 1, nothing more is below a top-p of 1.
 function samplingProbabilities(logits, ids, temperature, topK, topP) {
   const probabilities = new Float64Array(ids.length);
   if (temperature === 0) {
     probabilities[0] = 1;
     return probabilities;
   }
-  const n = topK || ids.length;
+  const n = Math.min(topK || ids.length, ids.length);
   const best = logits[ids[0]];
   let sum = 0;
-  for (let k = 0; k < Math.min(n, ids.length); k++) {
+  for (let k = 0; k < n; k++) {
     probabilities[k] = Math.exp((logits[ids[k]] - best) / temperature);
     sum += probabilities[k];
   }
-  let before = 0; // the sum over all better ones
-  for (let k = 0; k < probabilities.length; k++) {
-    const p = probabilities[k] / sum;
+  let [cumulative, kept] = [0, 0];
+  for (let k = 0; k < n; k++) {
+    const p = Math.fround(probabilities[k] / Math.fround(sum));
+    cumulative = Math.fround(cumulative + p);
+    const before = Math.fround(cumulative - p); // the sum over all better ones
     probabilities[k] = k === 0 || before < topP ? p : 0;
-    before += p;
+    kept += probabilities[k];
   }
-  const kept = probabilities.reduce((total, p) => total + p, 0);
   return probabilities.map((p) => p / kept);
 }
 
@@ -1404,7 +1406,7 @@ function operationLine(k) {
       { class: "line-head" },
       element(
         "a",
-        { href: "#operations", onclick: () => openOperation(k) },
+        { href: "#operations", onclick: (event) => openOperation(k, event) },
         element("code", {}, names[k]),
       ),
       element("span", { class: "shape" }, shapeText(k)),
@@ -1418,7 +1420,7 @@ function buildOperations() {
   const { operations, model } = state.data;
   byId("operations-text").textContent =
     `In the order of computation, from the id to the logit: ` +
-    `${operations.names.length} values, under the names by which explain.py writes them to a file. ` +
+    `${operations.names.length} values, under the names that --dump gives them. ` +
     `The numbers shown are the first of the chosen position; with heads, of the first head.`;
   const groups = [
     [
@@ -1458,7 +1460,8 @@ function fillGroup(group) {
 }
 
 // Show an operation, wherever it is hidden.
-function openOperation(k) {
+function openOperation(k, event) {
+  event.preventDefault(); // the link itself leads to the section only
   for (const group of byId("operation-groups").children) {
     if (!group.dataset.places.split(" ").includes(String(k))) continue;
     fillGroup(group);
@@ -1468,9 +1471,8 @@ function openOperation(k) {
     `[data-name="${state.data.operations.names[k]}"]`,
   );
   details.open = true;
-  details.querySelector("summary").focus();
-  // After the link has been followed, which leads to the section.
-  requestAnimationFrame(() => details.scrollIntoView({ block: "start" }));
+  details.scrollIntoView({ block: "start" });
+  details.querySelector("summary").focus({ preventScroll: true });
 }
 
 function operationDetails(k) {
@@ -1534,7 +1536,7 @@ function sourceElement({ file, first_line, text }, functionName) {
     element("figcaption", {}, `${file}, line ${first_line}, in ${functionName}`),
     element(
       "pre",
-      { tabindex: 0, "aria-label": `Source of ${functionName}` },
+      { tabindex: 0, role: "region", "aria-label": `Source of ${functionName}` },
       element("code", {}, ...numbered),
     ),
   );
