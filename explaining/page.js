@@ -399,7 +399,7 @@ function showLeftOut() {
   if (n_left_out) {
     notes.push(
       `The first ${count(n_left_out, "token")} lie outside of the model’s window of ` +
-        `${model.n_ctx} and were not read.`,
+        `${model.n_ctx}: it no longer sees them.`,
     );
   }
   if (first_position) {
