@@ -1,0 +1,445 @@
+"""The data of the page, held against gpt2.py itself; the page as HTML, whatever the text."""
+
+import base64
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_models import random_params
+
+import gpt2
+from encoder import BYTE_OF_SYMBOL, ENDOFTEXT, Encoder, byte_level_vocab, merge_symbols
+from explaining import page
+from explaining.page import WEIGHT_STEPS, merge_steps, page_data, page_html
+from explaining.watch import KINDS, kind_of, watch
+
+MERGES = ["h e", "l l", "he ll", "hell o", "Ġ t", "Ġt o"]
+EOT = 256
+HPARAMS = {"n_vocab": 270, "n_ctx": 40, "n_embd": 24, "n_head": 3, "n_layer": 2}
+N_HEAD, N_LAYER, N_CTX = HPARAMS["n_head"], HPARAMS["n_layer"], HPARAMS["n_ctx"]
+PROMPT = "hello to the héllo"
+N_NEW = 5
+
+
+def encoder_of(merges, n_vocab=0):
+    """Bytes, <|endoftext|>, the merges' tokens, and made-up ones up to `n_vocab`."""
+    tokens = [*byte_level_vocab(), *(merge.replace(" ", "") for merge in merges)]
+    tokens += [f"token{i}" for i in range(len(tokens), n_vocab)]
+    return Encoder({token: i for i, token in enumerate(tokens)}, merges)
+
+
+@pytest.fixture(scope="module")
+def model():
+    # Fewer tokens in the vocabulary than rows in the table, as in padded checkpoints.
+    return encoder_of(MERGES, n_vocab=265), HPARAMS, random_params(HPARAMS)
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    return page_data(PROMPT, model, N_NEW)
+
+
+@pytest.fixture(scope="module")
+def values(data, model):
+    """What the page shows, computed directly."""
+    return watch(data["ids"], model[2], N_HEAD)
+
+
+def unpacked(item):
+    numbers = np.frombuffer(base64.b64decode(item["base64"]), np.dtype(item["dtype"]))
+    return numbers.reshape(item["shape"]) * np.float32(item.get("scale", 1))
+
+
+def softmax_in_float64(logits):
+    e = np.exp(np.float64(logits) - logits.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def assert_most_probable(found, logits, n):
+    """`found` has the ids and probabilities of the n best of logits [..., n_vocab]."""
+    probabilities = softmax_in_float64(logits)
+    ids = np.int64(unpacked(found["ids"]))
+    assert ids.shape == (*logits.shape[:-1], n)
+    best = -np.sort(-probabilities, axis=-1)[..., :n]
+    np.testing.assert_allclose(unpacked(found["probabilities"]), best, rtol=1e-4, atol=1e-7)
+    of_ids = np.take_along_axis(probabilities, ids, -1)
+    np.testing.assert_allclose(of_ids, best, rtol=1e-4, atol=1e-7)
+
+
+# ---------------------------------------------------------------- the text
+
+
+def test_the_text_is_the_prompt_and_what_generate_adds(data, model):
+    encoder, _, params = model
+    prompt_ids = encoder.encode(PROMPT)
+    new_ids = gpt2.generate(prompt_ids, params, N_HEAD, N_NEW, stop_id=EOT)
+    assert data["ids"] == [*prompt_ids, *new_ids]
+    assert data["prompt"] == PROMPT
+    assert data["text"] == PROMPT + encoder.decode(new_ids)
+    assert data["n_generated"] == len(new_ids)
+    assert data["n_tokens_to_generate"] == N_NEW
+    assert (data["first_position"], data["n_left_out"]) == (0, 0)
+    assert data["model"] == HPARAMS
+
+
+def test_sampling_is_that_of_generate(model):
+    encoder, _, params = model
+    sampling = {"temperature": 1.5, "top_k": 100, "top_p": 0.9}
+    data = page_data(PROMPT, model, N_NEW, **sampling, seed=3, stop_at_eot=False)
+    ids = encoder.encode(PROMPT)
+    rng = np.random.default_rng(3)
+    expected = gpt2.generate(ids, params, N_HEAD, N_NEW, **sampling, rng=rng)
+    assert data["ids"] == ids + expected
+    assert data["sampling"] == sampling
+
+
+def test_tokens_have_their_text_and_bytes(data, model):
+    encoder = model[0]
+    mentioned = set(data["ids"])
+    for found in (data["next"], data["lens"]):
+        mentioned.update(unpacked(found["ids"]).ravel().astype(int).tolist())
+    logits = unpacked(data["logits"])
+    mentioned.update(np.argsort(-logits, kind="stable")[: data["n_sliders"]].tolist())
+    assert set(data["tokens"]) == mentioned
+    for token_id, token in data["tokens"].items():
+        if token_id not in encoder.decoder:
+            assert token == {"text": "", "bytes": ""}
+            continue
+        assert bytes.fromhex(token["bytes"]).decode(errors="replace") == token["text"]
+        assert token["text"] == encoder.decode([token_id])
+    shown = b"".join(bytes.fromhex(data["tokens"][i]["bytes"]) for i in data["ids"])
+    assert shown.startswith(PROMPT.encode())
+
+
+def test_merges_make_the_token_of_its_bytes(data, model):
+    encoder = model[0]
+    hello = encoder.encoder["hello"]
+    assert data["merges"][hello]["steps"] == [[0, 0], [1, 1], [0, 2], [0, 3]]
+    for token_id in encoder.encode(PROMPT):
+        symbols, steps = data["merges"][token_id].values()
+        assert (
+            b"".join(BYTE_OF_SYMBOL[s] for s in symbols).decode(errors="replace")
+            == (data["tokens"][token_id]["text"])
+        )
+        assert replayed(symbols, steps, MERGES) == [encoder.decoder[token_id]]
+
+
+def replayed(symbols, steps, merges):
+    symbols = list(symbols)
+    for index, rank in steps:
+        assert merges[rank] == " ".join(symbols[index : index + 2])
+        symbols[index : index + 2] = ["".join(symbols[index : index + 2])]
+    return symbols
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_merge_steps_are_those_of_the_tokenizer(seed):
+    rng = np.random.default_rng(seed)
+    merges = ["a b", "ab a", "b a", "a ba", "aba b", "b b", "bb bb"]
+    rng.shuffle(merges)
+    symbols = list(rng.choice(list("ab"), rng.integers(1, 15)))
+    ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
+    expected = merge_symbols(symbols, {merge: rank for rank, merge in enumerate(merges)})
+    assert replayed(symbols, merge_steps(symbols, ranks), merges) == expected
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+def test_the_next_tokens(data, values):
+    assert_most_probable(data["next"], values["logits"].array, page.N_NEXT)
+
+
+def test_ranks_and_surprises(data, values):
+    probabilities = softmax_in_float64(values["logits"].array)
+    surprises, ranks = unpacked(data["next"]["surprises"]), unpacked(data["next"]["ranks"])
+    assert len(surprises) == len(ranks) == len(data["ids"]) - 1
+    for i, next_id in enumerate(data["ids"][1:]):
+        assert surprises[i] == pytest.approx(-math.log2(probabilities[i, next_id]), rel=1e-4)
+        assert ranks[i] == list(np.argsort(-probabilities[i])).index(next_id) + 1
+
+
+def test_bits_per_token_and_per_byte(data, values):
+    probabilities = softmax_in_float64(values["logits"].array)
+    predicted = data["ids"][1:]
+    bits = -sum(math.log2(row[i]) for row, i in zip(probabilities, predicted, strict=False))
+    n_bytes = sum(len(data["tokens"][i]["bytes"]) // 2 for i in predicted)
+    assert data["next"]["n_predicted"] == len(predicted)
+    assert data["next"]["bits_per_token"] == pytest.approx(bits / len(predicted), rel=1e-4)
+    assert data["next"]["bits_per_byte"] == pytest.approx(bits / n_bytes, rel=1e-4)
+
+
+def test_a_token_that_seems_impossible_has_a_finite_surprise():
+    logits = np.array([0, 1000], np.float32)
+    assert page.surprise(logits, 0) == pytest.approx(1000 / math.log(2))
+
+
+def test_the_logits_that_the_sliders_work_on(data, values):
+    last = values["logits"].array[-1]
+    np.testing.assert_allclose(unpacked(data["logits"]), last, rtol=1e-4, atol=1e-5)
+
+
+def triangles(data):
+    """The attention of the page as matrices: [n_layer, n_head, n_seq, n_seq]"""
+    n_seq = len(data["ids"])
+    weights = np.zeros((N_LAYER, N_HEAD, n_seq, n_seq))
+    queries, keys = np.tril_indices(n_seq)
+    weights[:, :, queries, keys] = unpacked(data["attention"])
+    return weights
+
+
+def test_attention_within_a_step_of_its_quantisation(data, values):
+    direct = np.array([values[f"h.{i}.attn.weights"].array for i in range(N_LAYER)])
+    np.testing.assert_allclose(triangles(data), direct, atol=0.51 / WEIGHT_STEPS)
+
+
+def test_the_logit_lens(data, values, model):
+    params = model[2]
+    names = data["lens"]["names"]
+    blocks = ["h.0.residual_after_attn", "h.0", "h.1.residual_after_attn", "h.1"]
+    assert names == ["embeddings", *blocks]
+    streams = np.array([values[name].array for name in names])
+    logits = gpt2.layer_norm(streams, **params["ln_f"]) @ params["wte"].T
+    assert_most_probable(data["lens"], logits, page.N_LENS)
+
+
+def test_the_last_layer_of_the_lens_is_what_the_model_says(data):
+    for name in ("ids", "probabilities"):
+        last = unpacked(data["lens"][name])[-1]
+        np.testing.assert_array_equal(last, unpacked(data["next"][name])[:, : page.N_LENS])
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("sizes", ["embeddings", "h"]),
+        ("attention", ["attn.c_proj"]),
+        ("feed_forward", ["mlp.c_proj"]),
+    ],
+)
+def test_sizes_in_the_residual_stream(data, values, name, kinds):
+    arrays = [value.array for each, value in values.items() if kind_of(each) in kinds]
+    direct = np.sqrt((np.float64(arrays) ** 2).sum(axis=-1))
+    np.testing.assert_allclose(unpacked(data["residual"][name]), direct, rtol=1e-4)
+
+
+def test_operations_are_the_watched_values(data, values):
+    operations = data["operations"]
+    assert operations["names"] == list(values)
+    for k, value in enumerate(values.values()):
+        assert operations["shapes"][k] == list(value.shape)
+        assert operations["functions"][k] == value.function
+        assert operations["descriptions"][k] == value.description
+        source = data["sources"][operations["sources"][k]]
+        assert source["file"] == "gpt2.py"
+        assert (source["first_line"], source["text"]) == value.source[1:]
+        seen = value.array[value.array > -1e9]
+        low, high, mean = unpacked(operations["limits"])[k]
+        assert low == pytest.approx(seen.min(), abs=1e-4)
+        assert high == pytest.approx(seen.max(), abs=1e-4)
+        assert mean == pytest.approx(seen.mean(), abs=1e-4)
+        rows = value.array if value.array.ndim == 2 else value.array[0]
+        samples = unpacked(operations["samples"])[k]
+        np.testing.assert_allclose(samples, rows[:, : page.N_SAMPLES], rtol=1e-3, atol=1e-4)
+
+
+def test_every_kind_of_value_has_a_formula():
+    assert set(page.FORMULAS) == set(KINDS)
+
+
+# ---------------------------------------------------------------- short and long texts
+
+
+def test_a_text_of_one_token(model):
+    data = page_data("a", model, 0)
+    assert len(data["ids"]) == 1
+    assert data["n_generated"] == 0
+    assert data["text"] == "a"
+    assert unpacked(data["next"]["surprises"]).shape == (0,)
+    assert data["next"]["bits_per_token"] is data["next"]["bits_per_byte"] is None
+    best = np.argsort(-unpacked(data["logits"]), kind="stable")[: data["n_sliders"]]
+    assert set(best.tolist()) <= set(data["tokens"])
+    json.dumps(data, allow_nan=False)
+
+
+def test_rows_shorter_than_the_samples_are_filled_with_nan(model):
+    data = page_data("ab", model, 0)  # scores of two positions
+    k = data["operations"]["names"].index("h.0.attn.weights")
+    assert np.isnan(unpacked(data["operations"]["samples"])[k, :, 2:]).all()
+
+
+def test_an_empty_prompt_starts_from_the_token_between_texts(model):
+    data = page_data("", model, 2)
+    assert data["ids"][0] == data["eot"] == EOT
+    assert data["tokens"][EOT]["text"] == ENDOFTEXT
+    assert data["merges"][EOT]["steps"] == []
+    assert data["text"] == model[0].decode(data["ids"][1:])
+
+
+def test_nothing_is_generated_where_the_model_ends_its_text(model):
+    encoder, hparams, params = model
+    ends = {**params, "wte": params["wte"].copy()}
+    ends["wte"][EOT] = 100 * gpt2.layer_norm(np.ones((1, 24), np.float32), **params["ln_f"])
+    logits = gpt2.gpt2(encoder.encode(PROMPT), **ends, n_head=N_HEAD)
+    if logits[-1].argmax() != EOT:  # it is the best or the worst
+        ends["wte"][EOT] *= -1
+    data = page_data(PROMPT, (encoder, hparams, ends), N_NEW)
+    assert data["n_generated"] == 0
+    assert data["text"] == PROMPT
+    goes_on = page_data(PROMPT, (encoder, hparams, ends), N_NEW, stop_at_eot=False)
+    assert goes_on["n_generated"] == N_NEW
+
+
+def test_an_empty_prompt_needs_that_token():
+    vocabulary = {token: i for token, i in byte_level_vocab().items() if token != ENDOFTEXT}
+    model = Encoder(vocabulary, []), HPARAMS, random_params(HPARAMS)
+    with pytest.raises(ValueError, match="endoftext"):
+        page_data("", model)
+
+
+def test_of_a_long_text_the_end_is_shown(model, monkeypatch):
+    n_shown = 7
+    text = "to the hello and to the other hello"
+    whole = page_data(text, model, N_NEW)
+    monkeypatch.setattr(page, "MAX_POSITIONS", n_shown)
+    data = page_data(text, model, N_NEW)
+    assert data["ids"] == whole["ids"][-n_shown:]
+    assert data["first_position"] == len(whole["ids"]) - n_shown > n_shown
+    assert data["text"] == whole["text"]
+    for name in ("n_predicted", "bits_per_token", "bits_per_byte"):
+        assert data["next"][name] == pytest.approx(whole["next"][name], rel=1e-5)
+    for name in ("ranks", "surprises"):
+        ends = unpacked(whole["next"][name])[1 - n_shown :]
+        np.testing.assert_allclose(unpacked(data["next"][name]), ends, rtol=1e-4)
+    np.testing.assert_allclose(
+        triangles(data),
+        np.tril(triangles(whole)[..., -n_shown:, -n_shown:]),
+        atol=1.1 / WEIGHT_STEPS,
+    )
+    assert (triangles(data).sum(axis=-1) < 0.99).any()  # the rest: before what is shown
+    for group, name in [
+        ("residual", "sizes"),
+        ("residual", "attention"),
+        ("lens", "probabilities"),
+    ]:
+        end = unpacked(whole[group][name])[:, -n_shown:]
+        np.testing.assert_allclose(unpacked(data[group][name]), end, rtol=1e-4)
+    samples = unpacked(data["operations"]["samples"])
+    end = unpacked(whole["operations"]["samples"])[:, -n_shown:]
+    np.testing.assert_allclose(samples, end, rtol=1e-3, atol=1e-4)
+
+
+def test_of_a_text_longer_than_the_window_its_end_is_read(model):
+    text = "hello to " * 20
+    data = page_data(text, model, N_NEW)
+    n_tokens = len(model[0].encode(text)) + data["n_generated"]
+    assert data["n_left_out"] == n_tokens - N_CTX > 0
+    assert len(data["ids"]) == N_CTX
+    direct = gpt2.gpt2(data["ids"], **model[2], n_head=N_HEAD)
+    assert_most_probable(data["next"], direct, page.N_NEXT)
+
+
+def test_64_tokens_at_the_shapes_of_124m_fit_into_3_megabytes():
+    # All shapes that count for the size; the width does not, but for a few digits.
+    hparams = {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 24, "n_head": 12, "n_layer": 12}
+    encoder = encoder_of(MERGES, hparams["n_vocab"])
+    data = page_data("x" * 60, (encoder, hparams, random_params(hparams)), 4, stop_at_eot=False)
+    assert len(data["ids"]) == 64
+    assert len(page_html(data).encode()) < 3e6
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (48, 25), (1, 1), (1000, 1000)])
+def test_the_attention_that_is_kept_fits(shape):
+    n = page.positions_that_fit(*shape)
+    assert 1 <= n <= page.MAX_POSITIONS
+    n_numbers = math.prod(shape) * n * (n + 1) / 2
+    assert n == 1 or n_numbers <= page.MAX_ATTENTION_NUMBERS
+
+
+# ---------------------------------------------------------------- the HTML
+
+HOSTILE_PROMPTS = [
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "<!-- <script> --> ]]> &lt;b&gt; &amp;",
+    "\u202eright to left\u202c \u05d0\u05d1\u05d2 \u200f",
+    "NUL \0, escape \x1b, \x7f, \u2028 and \u2029",
+    "😀👩\u200d👩\u200d👧",
+    "{{js}} {{data}} \\u003c \\1",
+    "\ud800 a lone surrogate",
+    "\"quotes\" 'and' `ticks` ${state}",
+]
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and the text of the scripts by their id."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.scripts = [], {}
+        self._script = None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag == "script":
+            self._script = dict(attributes).get("id", "js")
+            self.scripts[self._script] = ""
+
+    def handle_endtag(self, tag):
+        if tag == "script":
+            self._script = None
+
+    def handle_data(self, text):
+        if self._script is not None:
+            self.scripts[self._script] += text
+
+
+@pytest.mark.parametrize("prompt", HOSTILE_PROMPTS)
+def test_any_text_is_text(prompt, model):
+    data = page_data(prompt, model, 0)
+    html = page_html(data)
+    html.encode("utf-8")  # it can be written to a file
+    found = Elements(html)
+    plain = Elements(page_html(page_data("a", model, 0)))
+    assert found.elements == plain.elements
+    assert found.scripts["js"] == plain.scripts["js"]
+    assert json.loads(found.scripts["data"]) == json.loads(json.dumps(data))
+    assert json.loads(found.scripts["data"])["prompt"] == prompt
+    assert not re.search(r"[<>&\u2028\u2029]", found.scripts["data"])
+    assert found.scripts["data"].isascii()
+
+
+def policy_of(html):
+    [policy] = [a["content"] for tag, a in Elements(html).elements if "http-equiv" in a]
+    return dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+
+
+def test_a_file_may_ask_for_nothing(data):
+    html = page_html(data)
+    policy = policy_of(html)
+    assert policy["default-src"] == "'none'"
+    assert policy["img-src"] == "data:"
+    assert "connect-src" not in policy
+    assert json.loads(Elements(html).scripts["served"]) is None
+    for _, attributes in Elements(html).elements:
+        assert "src" not in attributes
+        assert attributes.get("href", "#")[0] == "#" or attributes["href"] == "data:,"
+    assert not re.search(r"url\(|@import", html)
+
+
+def test_a_served_page_may_ask_its_own_server(data):
+    html = page_html(data, {"token": "</script>&secret"})
+    assert policy_of(html)["connect-src"] == "'self'"
+    assert json.loads(Elements(html).scripts["served"]) == {"token": "</script>&secret"}
+    assert html.count("</script>") == 3
+
+
+def test_the_page_sets_text_as_text_only():
+    js = Path(page.__file__).with_name("page.js").read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", js)
