@@ -1,12 +1,17 @@
 """Look inside GPT-2: the program. What it is made of is in `explaining/`."""
 
 import sys
+import webbrowser
+from pathlib import Path
 
 import gpt2
 from command_line import check, run
+from explaining import server
 from explaining.compare import Comparison, compare_dumps, find_hint, report
 from explaining.dump import Dump, names_table, read_dump, write_dump
+from explaining.page import N_TOKENS_TO_GENERATE, page_data, page_html
 from explaining.watch import watch
+from utils import replacing
 
 
 def find_hint_with_model(
@@ -35,8 +40,39 @@ def compare_files(
     return found.difference is None
 
 
+def write_values(
+    text: str, model: tuple, dump: str | None, names: bool, model_size: str | None
+) -> None:
+    """Write all values of the prompt to the file `dump`, print their names, or both."""
+    encoder, hparams, params = model
+    ids = gpt2.encode_prompt(text, encoder, hparams["n_ctx"])[-hparams["n_ctx"] :]
+    values = watch(ids, params, hparams["n_head"])
+    if dump is not None:
+        write_dump(dump, values, ids, hparams, text, model_size)
+    if names:
+        print(names_table(values))
+
+
+def write_page(path: str, data: dict, opened: bool) -> None:
+    """Write the page as one file and print its path; `opened`: in the browser, too."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(page_html(data), encoding="utf-8", newline="\n")
+    print(path)
+    if opened and not webbrowser.open(Path(path).resolve().as_uri()):
+        print("explain.py: there is no browser to open it in", file=sys.stderr)
+
+
 def main(
     prompt: str | None = None,
+    out: str = "explain.html",
+    open: bool = False,
+    serve: bool = False,
+    n_tokens_to_generate: int = N_TOKENS_TO_GENERATE,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    stop_at_eot: bool = True,
     dump: str | None = None,
     names: bool = False,
     compare: str | None = None,
@@ -44,29 +80,45 @@ def main(
     model_size: str | None = None,
     models_dir: str = "models",
 ) -> None:
-    """Look inside GPT-2: every value that gpt2.py computes for a text.
+    """Look inside GPT-2: what it saw in a text, on a page or as numbers.
 
+      python explain.py "Not all heroes wear capes." --open
+      python explain.py "Not all heroes wear capes." --serve
       python explain.py "Not all heroes wear capes." --dump values.npz
-      python explain.py "Not all heroes wear capes." --names
       python explain.py --compare values.npz theirs.npz
 
-    The first writes all values, by name, to a file; numpy.load reads it. The second lists their
-    names. The third is for a GPT-2 of your own, which writes some of these values, by the same
-    names, with numpy.savez: it prints the first one that differs, and what mistake would explain
-    it, if it is a known one. Its exit status is 0 if all are equal, 1 if not.
+    The first writes a page of all that happened, one file that needs no network: tokens, what comes
+    next, attention, each layer, every operation. The second shows the same page where the prompt
+    can be changed. The third writes all values, by name; numpy.load reads them. The fourth is for a
+    GPT-2 of your own, which writes some of these values, by the same names, with numpy.savez: it
+    prints the first one that differs, and what mistake would explain it, if it is a known one. Its
+    exit status is 0 if all are equal, 1 if not.
 
-    PROMPT                in quotes; "" is <|endoftext|>, - reads standard input; after -- it may
-                          begin with a dash
-    --dump FILE           write the token ids, all values and a description of each (.npz)
-    --names               list all values: name, shape, function in gpt2.py, description
-    --compare FILE OTHER  compare a file of --dump with another one; OTHER stands in the place of
-                          PROMPT
-    --tolerance X         for --compare: the largest difference that counts as equal; of numbers
-                          above 1, relative to them (0.0001)
-    --model_size NAME     as for gpt2.py (124M; without a network the small bundled model, python);
-                          for --compare: that of FILE
-    --models_dir DIR      where model folders are kept (models)
+    PROMPT                    in quotes; "" is <|endoftext|>, - reads standard input; after -- it
+                              may begin with a dash
+    --out FILE                the page (explain.html)
+    --open                    open it in the browser
+    --serve                   keep the model, and show the page to a browser on this machine, until
+                              Ctrl-C
+    --n_tokens_to_generate N  how much the model adds to the text on the page (20)
+    --temperature X, --top_k K, --top_p P, --seed N, --stop_at_eot BOOL
+                              how, as for gpt2.py
+    --dump FILE               no page: write the token ids, all values and what they are (.npz)
+    --names                   no page: list all values: name, shape, function in gpt2.py,
+                              description
+    --compare FILE OTHER      no page: compare a file of --dump with another one; OTHER stands in
+                              the place of PROMPT
+    --tolerance X             for --compare: the largest difference that counts as equal; of numbers
+                              above 1, relative to them (0.0001)
+    --model_size NAME         as for gpt2.py (124M; without a network the small bundled model,
+                              python); for --compare: that of FILE
+    --models_dir DIR          where model folders are kept (models)
     """
+    check("n_tokens_to_generate", n_tokens_to_generate, int, 0)
+    check("temperature", temperature, float, 0)
+    check("top_k", top_k, int, 0)
+    check("top_p", top_p, float, 0, 1)
+    check("seed", 0 if seed is None else seed, int, 0)
     check("tolerance", tolerance, float, 0)
     if compare is not None:
         if prompt is None or dump is not None or names:
@@ -74,16 +126,19 @@ def main(
         if not compare_files(compare, prompt, tolerance, model_size, models_dir):
             sys.exit(1)
         return
-    if prompt is None or not (dump is not None or names):
-        raise ValueError("give a prompt in quotes, and --dump FILE or --names: see --help")
-    encoder, hparams, params = gpt2.load_model(model_size, models_dir)
+    if prompt is None:
+        raise ValueError('give a prompt in quotes: python explain.py "def " --open')
+    model = gpt2.load_model(model_size, models_dir)
     [text] = gpt2.read_prompts(prompt, interactive=False)
-    ids = gpt2.encode_prompt(text, encoder, hparams["n_ctx"])[-hparams["n_ctx"] :]
-    values = watch(ids, params, hparams["n_head"])
-    if dump is not None:
-        write_dump(dump, values, ids, hparams, text, model_size)
-    if names:
-        print(names_table(values))
+    if dump is not None or names:
+        write_values(text, model, dump, names, model_size)
+        return
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    sampling["stop_at_eot"] = stop_at_eot
+    if serve:
+        server.serve(model, text, n_tokens_to_generate, **sampling)
+    else:
+        write_page(out, page_data(text, model, n_tokens_to_generate, **sampling), open)
 
 
 if __name__ == "__main__":

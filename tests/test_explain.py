@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import gpt2
 from encoder import Encoder, byte_level_vocab
 from explaining.compare import compare_dumps
 from explaining.dump import Dump, read_dump, write_dump
+from explaining.page import page_data
 from explaining.watch import watch
 from utils import save_model_folder
 
@@ -64,6 +68,65 @@ def change(path, target, **arrays):
     with np.load(path) as file:
         changed = {**file, **arrays}
     np.savez(target, **{name: array for name, array in changed.items() if array is not None})
+
+
+# ---------------------------------------------------------------- the page
+
+
+def data_of(page: str) -> dict:
+    """What a page shows, read out of it."""
+    [embedded] = re.findall(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.S)
+    return json.loads(embedded)
+
+
+def test_the_page_is_of_the_prompt_and_of_what_the_model_adds(run, models_dir, tmp_path):
+    out, err = run(PROMPT, "--n_tokens_to_generate=5", "--temperature=1", "--seed=3")
+    assert (out, err) == ("explain.html\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["explain.html"]
+    model = gpt2.load_model("tiny", str(models_dir))
+    expected = page_data(PROMPT, model, 5, temperature=1.0, seed=3)
+    shown = data_of((tmp_path / "explain.html").read_text(encoding="utf-8"))
+    assert shown["text"] == expected["text"] and shown["ids"] == expected["ids"]
+
+
+def test_another_file_and_another_model(run, tmp_path):
+    pages = []
+    for name in ("tiny", "other"):
+        out, _ = run(PROMPT, f"--out={name}.html", model_size=name)
+        assert out == f"{name}.html\n"
+        pages.append(data_of((tmp_path / f"{name}.html").read_text(encoding="utf-8")))
+    assert pages[0]["logits"] != pages[1]["logits"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the browser is a shell script")
+def test_the_page_is_opened_in_the_browser(run, tmp_path, monkeypatch):
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n', encoding="utf-8")
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    run(PROMPT, "--open", "--out=a page.html")
+    opened = (tmp_path / "opened").read_text(encoding="utf-8").strip()
+    assert opened == (tmp_path / "a page.html").resolve().as_uri()
+    monkeypatch.setenv("BROWSER", "/no/such/browser %s")
+    _, err = run(PROMPT, "--open")
+    assert len(err.splitlines()) == 1 and "browser" in err
+
+
+def test_the_page_is_served_until_ctrl_c(models_dir, tmp_path):
+    options = ["--serve", "--model_size=tiny", f"--models_dir={models_dir}"]
+    with subprocess.Popen(
+        [sys.executable, str(EXPLAIN), PROMPT, "--n_tokens_to_generate=3", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    ) as process:
+        address = process.stdout.readline().decode().strip()
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert data_of(answer.read().decode("utf-8"))["prompt"] == PROMPT
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- --dump and --names
@@ -258,8 +321,10 @@ def test_without_the_model_there_is_no_hint_but_a_notice(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ([], "--dump"),
-        (["a prompt"], "--dump"),
+        ([], "prompt"),
+        (["a prompt", "--out=no/folder/page.html"], "no/folder/page.html"),
+        (["a prompt", "--n_tokens_to_generate=-1"], "--n_tokens_to_generate"),
+        (["a prompt", "--top_p=2"], "--top_p"),
         (["--dump=values.npz"], "prompt"),
         (["--compare=ours.npz"], "two files"),
         (["--compare=ours.npz", "theirs.npz", "--names"], "two files"),
