@@ -75,7 +75,7 @@ def change(path, target, **arrays):
 
 def data_of(page: str) -> dict:
     """What a page shows, read out of it."""
-    [embedded] = re.findall(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.S)
+    [embedded] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     return json.loads(embedded)
 
 
@@ -120,11 +120,14 @@ def test_the_page_is_served_until_ctrl_c(models_dir, tmp_path):
         stderr=subprocess.PIPE,
         cwd=tmp_path,
     ) as process:
-        address = process.stdout.readline().decode().strip()
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            assert data_of(answer.read().decode("utf-8"))["prompt"] == PROMPT
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            address = process.stdout.readline().decode().strip()
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                assert data_of(answer.read().decode("utf-8"))["prompt"] == PROMPT
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and b"Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
