@@ -10,9 +10,7 @@ Left out: mixed precision, more than one machine, text that does not fit in memo
 """
 
 import csv
-import json
 import math
-import os
 import shutil
 import sys
 import textwrap
@@ -27,10 +25,15 @@ from typing import Any
 import numpy as np
 
 from command_line import check, run
-from encoder import ENDOFTEXT, get_encoder
+from encoder import ENDOFTEXT, Encoder
 from fast.threads import one_blas_thread
 from gpt2 import generate
 from training.adamw import AdamW
+from training.checkpoint import (
+    fingerprint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from training.data import (
     make_encoder,
     read_documents,
@@ -42,7 +45,14 @@ from training.data import (
 from training.layers import batch_loss, batch_loss_and_grads, init_params
 from training.learning_rate import trapezoid
 from training.muon import Muon, is_block_matrix
-from utils import load_encoder_hparams_and_params, map_params, named, save_model_folder
+from utils import (
+    UNFINISHED,
+    load_encoder_hparams_and_params,
+    map_params,
+    named,
+    replacing,
+    save_model_folder,
+)
 
 # ---------------------------------------------------------------- what a run is told
 
@@ -123,22 +133,6 @@ def said_if_slow(line: str, seconds: float = 2.0) -> Iterator[None]:
         timer.cancel()
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to. It is renamed to `path` if all went well, else removed.
-
-    Raises OSError with the name of `path` if it cannot be written.
-    """
-    temporary = path.with_name(f"unfinished-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_log(path: Path, history: list[dict]) -> None:
     """Write `history`, one dict for each evaluation, as a CSV file."""
     with (
@@ -199,18 +193,18 @@ class Training:
 
     def __init__(self, options: Options) -> None:
         self.options, self.out = options, Path(options.out)
-        self.state_file = self.out / "training_state.npz"
         self.history, self.best, self.n_tokens, self.minutes = [], math.inf, 0, 0.0
         self.rng = np.random.default_rng(options.seed)
         self.check_folders()
+        run, arrays = self.load_checkpoint() if options.resume else ({}, {})
         if options.init_from:
             self.load_model()
-        self.read_data()
+        self.read_data(run)
         if not options.init_from:
             self.make_model()
         self.make_optimizers()
         if options.resume:
-            self.load_state()
+            self.restore(run, arrays)
         self.check_disk()
         self.out.mkdir(parents=True, exist_ok=True)
         self.draws_curve = matplotlib_found()
@@ -218,9 +212,8 @@ class Training:
     def check_folders(self) -> None:
         """Refuse to write over something else, or to read what is not there, before any work."""
         options = self.options
-        if options.resume and not self.state_file.exists():
-            raise FileNotFoundError(f"--resume: there is no {self.state_file} to go on from")
-        if not options.resume and self.out.exists() and any(self.out.iterdir()):
+        there = list(self.out.iterdir()) if self.out.exists() else []
+        if not options.resume and any(not path.name.startswith(UNFINISHED) for path in there):
             raise FileExistsError(f"{self.out} is not empty: name another --out, or --resume it")
         if options.init_from and not Path(options.init_from).is_dir():
             raise FileNotFoundError(f"--init_from {options.init_from}: there is no such folder")
@@ -245,22 +238,50 @@ class Training:
         self.encoder, self.hparams = encoder, hparams
         self.params = map_params(lambda name, p: np.array(p, np.float32), params)
 
-    def read_data(self) -> None:
+    def load_checkpoint(self) -> tuple[dict, dict[str, np.ndarray]]:
+        """What `save_state` wrote. Raises ValueError if the options are others now."""
+        try:
+            run, arrays, damaged = load_checkpoint(self.out)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"--resume: {error}") from None
+        for line in damaged:
+            say(f"{line}; going on from the checkpoint before it, step {run['n_steps']}")
+        before = run["options"]
+        changed = [
+            f"--{name} {before.get(name)}"
+            for name, value in asdict(self.options).items()
+            if name not in MAY_CHANGE and before.get(name) != value
+        ]
+        if changed:
+            raise ValueError(f"--resume: the run in {self.out} had {', '.join(changed)}")
+        return run, arrays
+
+    def read_data(self, run: dict) -> None:
         """Documents -> training and held-out ids, and always the same held-out windows.
 
-        A new model's encoder is made here too, since it may learn from the training documents. A
-        resumed run has its own already.
+        A new model's encoder is made here too, since it may learn from the training documents. That
+        of a resumed `run` is in its checkpoint. Raises ValueError if a resumed run had other data.
         """
         options = self.options
         train, held_out = self.read_texts()
-        if options.resume:
-            self.encoder = get_encoder(self.out.name, str(self.out.parent))
+        if run:
+            self.encoder = Encoder(run["vocabulary"], run["merges"])
         elif not options.init_from:
             with said_if_slow(f"making the tokenizer {options.tokenizer}"):
                 self.encoder = make_encoder(options.tokenizer, train)
         with said_if_slow(f"encoding {len(train)} documents to train on, {len(held_out)} held out"):
             self.train_ids = token_ids(train, self.encoder)
             self.held_out_ids = token_ids(held_out, self.encoder)
+        self.data = {
+            "training documents": fingerprint(self.train_ids),
+            "held-out documents": fingerprint(self.held_out_ids),
+        }
+        for what, now in self.data.items():
+            if run and run["data"][what] != now:
+                raise ValueError(
+                    f"--resume: the {what} of the run in {self.out} were others "
+                    f"({run['data'][what]}; now {now}): give it the same --data, or a new --out"
+                )
         if min(len(self.train_ids), len(self.held_out_ids)) <= options.n_ctx:
             raise ValueError(
                 f"{len(self.train_ids)} tokens to train on and {len(self.held_out_ids)} held out "
@@ -310,7 +331,13 @@ class Training:
         return self.adamw.n_steps
 
     def train(self) -> None:
-        """Train until --steps or --minutes are over; evaluate and save on the way."""
+        """Train until --steps or --minutes are over; evaluate and save on the way.
+
+        There is a checkpoint from the first moment on, so that a run can be resumed whenever it is
+        stopped.
+        """
+        if not self.options.resume:
+            self.save_state()
         self.started = time.monotonic() - 60 * self.minutes
         losses = []  # since the last evaluation
         # BLAS keeps to one thread between the batches too. Its own threads would wait for more
@@ -462,9 +489,12 @@ class Training:
         }
 
     def save_state(self) -> None:
-        """Write all that the rest of the run depends on, in one file."""
-        state = {
+        """Write all that the rest of the run depends on."""
+        run = {
             "options": asdict(self.options),
+            "data": self.data,
+            "vocabulary": self.encoder.encoder,
+            "merges": [" ".join(pair) for pair in self.encoder.bpe_ranks],
             "history": self.history,
             "n_steps": self.n_steps,
             "n_tokens": self.n_tokens,
@@ -472,26 +502,15 @@ class Training:
             "best": self.best,
             "rng": self.rng.bit_generator.state,
         }
-        with replacing(self.state_file) as temporary:
-            np.savez(temporary, run=json.dumps(state), **self.state_arrays())
+        save_checkpoint(self.out, run, self.state_arrays())
 
-    def load_state(self) -> None:
-        """Go back to where `save_state` was. Raises ValueError if the options are others now."""
-        with np.load(self.state_file) as arrays:
-            state = json.loads(str(arrays["run"]))
-            before = state["options"]
-            changed = [
-                f"--{name} {before.get(name)}"
-                for name, value in asdict(self.options).items()
-                if name not in MAY_CHANGE and before.get(name) != value
-            ]
-            if changed:
-                raise ValueError(f"--resume: the run in {self.out} had {', '.join(changed)}")
-            for name, array in self.state_arrays().items():
-                array[...] = arrays[name]
-        self.history, self.minutes, self.best = state["history"], state["minutes"], state["best"]
-        self.adamw.n_steps, self.n_tokens = state["n_steps"], state["n_tokens"]
-        self.rng.bit_generator.state = state["rng"]
+    def restore(self, run: dict, arrays: dict[str, np.ndarray]) -> None:
+        """Go back to where `save_state` was."""
+        for name, array in self.state_arrays().items():
+            array[...] = arrays[name]
+        self.history, self.minutes, self.best = run["history"], run["minutes"], run["best"]
+        self.adamw.n_steps, self.n_tokens = run["n_steps"], run["n_tokens"]
+        self.rng.bit_generator.state = run["rng"]
 
 
 # ---------------------------------------------------------------- the command line

@@ -9,9 +9,9 @@ configuration is not covered by `SUPPORTED_CONFIG`. This file also works when it
 another folder together with `encoder.py`.
 
 For programs: `load_encoder_hparams_and_params`, `save_model_folder`, `download_gpt2_files`,
-`load_gpt2_params_from_tf_ckpt`; and, for the names and shapes of parameters, `parameter_shapes`,
-`map_params` and `named`. To read this file, begin at its end, with
-`load_encoder_hparams_and_params`, then go to the section that you need:
+`load_gpt2_params_from_tf_ckpt`; `replacing`, to write a file as a whole; and, for the names and
+shapes of parameters, `parameter_shapes`, `map_params` and `named`. To read this file, begin at its
+end, with `load_encoder_hparams_and_params`, then go to the section that you need:
 
 - parameters: their names and shapes, and how they are collected from a file;
 - OpenAI's layout, Hugging Face's layout: reading a folder;
@@ -603,6 +603,25 @@ def _is_conversion(model_dir: str) -> bool:
 # ------------------------------------------------------------------ writing a model folder
 
 
+UNFINISHED = "unfinished-"  # how a name begins while the file or folder is being written
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to. It is renamed to `path` if all went well, else removed.
+
+    Raises OSError with the name of `path` if it cannot be written.
+    """
+    temporary = path.with_name(UNFINISHED + path.name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     header = {"__metadata__": {"format": "pt"}}  # which transformers insists on
     begin = 0
@@ -650,7 +669,7 @@ def save_model_folder(
     }
 
     os.makedirs(model_dir, exist_ok=True)
-    with TemporaryDirectory(prefix="unfinished-", dir=model_dir) as temporary:
+    with TemporaryDirectory(prefix=UNFINISHED, dir=model_dir) as temporary:
         Path(temporary, "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
         Path(temporary, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")

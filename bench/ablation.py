@@ -40,9 +40,10 @@ import numpy as np
 
 import train
 from bench.measure import Options, machine, print_table, progress, write_json
+from training.checkpoint import NEWEST
 from training.data import windows
 from training.learning_rate import WARMUP_STEPS
-from utils import map_params, named
+from utils import map_params, named, replacing
 
 BASELINE = {
     "preset": "python",
@@ -85,16 +86,18 @@ class Run(train.Training):
             self.kept[key] = super().read_texts()
         return self.kept[key]
 
-    def read_data(self) -> None:
+    def read_data(self, run: dict) -> None:
         options = self.options
         key = (options.data, options.held_out, options.seed, options.tokenizer, options.n_ctx)
         names = ("encoder", "train_ids", "document_starts", "held_out_ids", "held_out_batch")
-        names += ("tokens_per_byte",)
+        names += ("tokens_per_byte", "data")
         if key not in self.kept:
-            super().read_data()
+            super().read_data(run)
             self.kept[key] = {name: getattr(self, name) for name in names}
         for name, value in self.kept[key].items():
             setattr(self, name, value)
+        if run and run["data"] != self.data:
+            raise ValueError(f"{self.out} is of a run on other documents: another --out?")
         # The split, which draws, is not made again: the draws that follow are to be the same.
         self.rng = np.random.default_rng(options.seed)
 
@@ -215,7 +218,7 @@ def options_of(
         steps=max(1, round(n_tokens / tokens_in_step)),
         minutes=minutes,
         eval_every=max(1, round(tokens_between / tokens_in_step)),
-        resume=(folder / "training_state.npz").exists(),
+        resume=(folder / NEWEST).exists(),
     )
     options.validate()
     return options
@@ -238,7 +241,7 @@ def result_of(variant: Variant, options: train.Options) -> dict:
     run.train()
     n_parameters = sum(p.size for p in named(run.params).values())
     result = {"options": expected, "parameters": n_parameters, "history": run.history}
-    with train.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
@@ -288,7 +291,7 @@ def draw(results: dict[str, dict], path: Path) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", fontsize="small")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with train.replacing(path) as temporary:
+        with replacing(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.measure import ROOT, Options, write_json
 from gpt2 import generate
-from training.corpus import UNSEEN, held_out_of_standard_library, python_files
+from training.corpus import UNSEEN, python_files, standard_library
 from training.data import python_functions, read_documents, spread_windows, token_ids
 from training.layers import batch_loss
 from utils import load_encoder_hparams_and_params
@@ -72,7 +72,7 @@ def bits_per_byte(model, documents: list[str]) -> float:
 
 def code_it_has_not_seen(corpus: Path | None) -> Iterator[tuple[str, list[str]]]:
     """What to measure bits per byte on: names and documents."""
-    yield "standard library, held-out functions", held_out_of_standard_library()
+    yield "standard library, held-out functions", standard_library()[1]
     if corpus:
         yield (
             "held-out files of the training packages",

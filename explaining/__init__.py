@@ -1,4 +1,7 @@
 """The parts of `explain.py`.
 
 watch.py          every value that gpt2.py computes for a text, by name
+dump.py           all of them in a file
+mistakes.py       known mistakes, and what an operation gives with each of them
+compare.py        where two such files part, and why
 """

@@ -399,7 +399,7 @@ function showLeftOut() {
   if (n_left_out) {
     notes.push(
       `The first ${count(n_left_out, "token")} lie outside of the model’s window of ` +
-        `${model.n_ctx} and were not read.`,
+        `${model.n_ctx}: it no longer sees them.`,
     );
   }
   if (first_position) {
@@ -729,8 +729,11 @@ const heatmaps = {};
 
 // A grid of numbers as colours, with a marked row and column, by pointer and arrow keys.
 //
-// label, nRows, nColumns; rowLabel(r), columnLabel(c): texts; share(r, c): 0 to 1, or null for no
-// cell; describe(r, c): a sentence; isChosenRow(r), positionRow, ...: see below.
+// label; nRows, nColumns; rowLabel(r), columnLabel(c): texts, and the room for them, in pixels:
+// rowLabelWidth, columnLabelHeight (0: no labels); share(r, c): 0 to 1, or null for no cell;
+// describe(r, c): a sentence; onchoose({row, column}): a cell was chosen; smallest, largest: the
+// width of a cell, in pixels; isSquare: cells are as high as they are wide. Columns are positions
+// of the text; positionIsRow: so are the rows.
 class Heatmap {
   constructor(container, options) {
     Object.assign(this, options);
@@ -1564,6 +1567,7 @@ function continuation(id) {
 function buildForm() {
   if (served === null) return;
   byId("prompt-form").hidden = false;
+  byId("continue-hint").hidden = false;
   byId("prompt").value = state.data.prompt;
   byId("n-tokens").value = state.data.n_tokens_to_generate;
 }

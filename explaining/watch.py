@@ -37,6 +37,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -311,22 +312,24 @@ def _join(*parts: str) -> str:
 
 @functools.cache
 def _source(function_name: str, variable: str | None) -> Source:
-    """The lines of a function of gpt2.py, or of the statement in it that gives `variable` its
-    first value, or of its last `return`."""
-    function = inspect.unwrap(getattr(gpt2, function_name))
-    lines, first_line = inspect.getsourcelines(function)
+    """The lines of a function in gpt2.py, or of the statement in it that gives `variable` its first
+    value, or of its last `return`."""
+    text = Path(gpt2.__file__).read_text(encoding="utf-8")
+    functions = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
+    node = next(function for function in functions if function.name == function_name)
+    first_line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
     if variable is not None:
-        statement = _statement(ast.parse("".join(lines)).body[0], variable)
-        lines = lines[statement.lineno - 1 : statement.end_lineno]
-        first_line += statement.lineno - 1
-    file = inspect.getsourcefile(function)
-    return Source(file, first_line, textwrap.dedent("".join(lines)))
+        node = _statement(node, variable)
+        first_line = node.lineno
+    lines = text.splitlines(keepends=True)[first_line - 1 : node.end_lineno]
+    return Source(gpt2.__file__, first_line, textwrap.dedent("".join(lines)))
 
 
 def _statement(function: ast.FunctionDef, variable: str) -> ast.stmt:
     if variable == "return":
         return function.body[-1]
-    for statement in function.body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == variable:
-            return statement
-    raise LookupError(f"{function.name} in gpt2.py gives no value to {variable}")
+    return next(
+        statement
+        for statement in function.body
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == variable
+    )

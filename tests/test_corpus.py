@@ -180,6 +180,9 @@ def test_the_same_file_gives_the_same_documents(tmp_path):
 # ---------------------------------------------------------------- all of it
 
 
+STANDING = ["def standing():\n    return 1\n"]
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """What main writes for two small packages and a stand-in for the standard library."""
@@ -201,10 +204,10 @@ def written(tmp_path_factory):
             corpus, "PACKAGES", [Package("known", "1", "MIT", 3), Package("other", "1", "")]
         )
         patch.setattr(corpus, "UNSEEN", [Package("unknown", "1", "MIT")])
-        patch.setattr(corpus, "held_out_of_standard_library", lambda: held_out)
+        patch.setattr(corpus, "standard_library", lambda: (STANDING, held_out))
         patch.setattr(corpus.sysconfig, "get_paths", lambda: {"stdlib": str(stdlib)})
         corpus.main(str(out))
-    names = ("train", "held_out", "unseen")
+    names = ("train", "cooldown", "held_out", "unseen")
     lines = {name: (out / f"{name}.jsonl").read_text("utf-8").splitlines() for name in names}
     return {name: [json.loads(line) for line in lines[name]] for name in names}, held_out
 
@@ -231,10 +234,19 @@ def test_an_unseen_package_is_nowhere_else(written):
 
 def test_a_held_out_function_of_the_standard_library_is_nowhere_even_copied(written):
     documents, held_out = written
-    texts = [d["text"] for d in documents["train"] + documents["held_out"]]
+    texts = [d["text"] for name in documents for d in documents[name]]
     for function in held_out:
         marker = re.search(r"w_\d+_stdlib", function)[0]
         assert not any(marker in text for text in texts)
+
+
+def test_the_cooldown_has_functions_as_they_stand_and_some_files_of_the_training(written):
+    documents, _ = written
+    texts = [d["text"] for d in documents["cooldown"]]
+    assert texts[: len(STANDING)] == STANDING
+    others = documents["cooldown"][len(STANDING) :]
+    assert 0.05 < len(others) / len(documents["train"]) < 0.2
+    assert all(document in documents["train"] for document in others)
 
 
 def test_documents_of_some_packages_stand_more_than_once(written):

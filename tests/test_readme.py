@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import explain
 import gpt2
 
 ROOT = Path(gpt2.__file__).parent
@@ -13,6 +14,7 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/benchmarks.md",
+    "docs/tutorial.md",
     "docs/where_to_change.md",
     "models/python/README.md",
 ]
@@ -33,10 +35,13 @@ def test_its_python_runs(monkeypatch, capsys):
     assert all(len(text) > 40 for text in namespace["texts"])
 
 
-def test_its_options_are_the_help_page():
+@pytest.mark.parametrize(
+    ("heading", "main"), [("Options", gpt2.main), ("Looking inside", explain.main)]
+)
+def test_its_options_are_the_help_page(heading, main):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    options = text.split("## Options")[1].split("```")[1]
-    assert options.strip() == inspect.getdoc(gpt2.main)
+    options = text.split(f"## {heading}")[1].split("```")[1]
+    assert options.strip() == inspect.getdoc(main)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

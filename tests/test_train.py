@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -18,6 +19,7 @@ import pytest
 import gpt2
 import train
 from fast.threads import one_blas_thread
+from training.checkpoint import NEWEST, PREVIOUS, load_checkpoint
 from training.learning_rate import WARMUP_STEPS, trapezoid
 from utils import load_encoder_hparams_and_params, named
 
@@ -92,7 +94,7 @@ def test_the_loss_falls(trained):
 
 def test_nothing_unfinished_stays_behind(trained):
     names = {"config.json", "vocab.json", "merges.txt", "model.safetensors"}
-    names |= {"log.csv", "loss.svg", "training_state.npz"}
+    names |= {"log.csv", "loss.svg", NEWEST, PREVIOUS}
     if not find_spec("matplotlib"):
         names.remove("loss.svg")
     assert set(files_in(trained[0])) == names
@@ -183,10 +185,70 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bytes(trained, many_functio
     assert (out / "model.safetensors").read_bytes() == whole
 
 
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(trained, many_functions, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    newest = (out / NEWEST).read_bytes()
+    (out / NEWEST).write_bytes(newest[: len(newest) // 2])
+    arguments = [f"--data={many_functions}", f"--out={out}", *SIZES, "--eval_every=20"]
+    log = run_train(*arguments, "--steps=60", "--resume")
+    assert NEWEST in log and "step 40" in log
+    model = (trained[0] / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == model
+    assert [row["step"] for row in read_log(out)] == ["20", "40", "60"]
+    for name in (NEWEST, PREVIOUS):
+        (out / name).write_bytes(b"")
+    before = files_in(out)
+    error = run_train(*arguments, "--steps=60", "--resume", code=1)
+    assert error.count("\n") == 1 and NEWEST in error and PREVIOUS in error
+    assert files_in(out) == before
+
+
+@pytest.mark.parametrize("moment", ["first state", "first model", "state after it"])
+def test_a_run_that_dies_while_it_saves_can_be_resumed(moment, trained, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die(*arguments):
+        raise Killed
+
+    out = str(tmp_path / "out")
+    options = {"out": out, "steps": 60, "eval_every": 20}
+    run = train.Training(options_of(trained[0], **options))
+    if moment == "first state":
+        monkeypatch.setattr(train.np, "savez", lambda path, **_: Path(path).touch() or die())
+        monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: None)  # nor is it cleared up
+    elif moment == "first model":
+        monkeypatch.setattr(run, "save_model", die)
+    else:
+        monkeypatch.setattr(run, "evaluate", lambda loss: run.save_model() or die())
+    with pytest.raises(Killed):
+        run.train()
+    monkeypatch.undo()
+    resume = moment != "first state"  # then there was nothing yet to go on from
+    train.Training(options_of(trained[0], **options, resume=resume)).train()
+    assert read_log(Path(out))[-1] | {"minutes": 0} == read_log(trained[0])[-1] | {"minutes": 0}
+    model = (trained[0] / "model.safetensors").read_bytes()
+    assert Path(out, "model.safetensors").read_bytes() == model
+
+
+def test_a_run_is_not_resumed_on_other_documents(trained, many_functions, tmp_path):
+    out, data = tmp_path / "out", tmp_path / "data"
+    shutil.copytree(many_functions, data)
+    options = {"data": str(data), "out": str(out), "steps": 2}
+    train.Training(options_of(trained[0], **options)).train()
+    before = files_in(out)
+    path = data / "many.py"
+    path.write_text(path.read_text("utf-8").replace("x + 7\n", "x + 8\n"), encoding="utf-8")
+    with pytest.raises(ValueError, match="documents"):
+        train.Training(options_of(trained[0], **options, resume=True))
+    assert files_in(out) == before
+
+
 def options_of(trained_folder, **changes):
     """The options of the run in a folder, with some changed."""
-    with np.load(trained_folder / "training_state.npz") as arrays:
-        options = json.loads(str(arrays["run"]))["options"]
+    run, _, _ = load_checkpoint(trained_folder)
+    options = run["options"]
     return train.Options(**(options | changes))
 
 

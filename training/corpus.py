@@ -3,10 +3,12 @@
     python -m training.corpus --out ../corpus
 
 installs the packages below, without what they depend on, into folders of their own (--out must not
-be within the project, whose files tools would then read), and writes three files of documents, one
+be within the project, whose files tools would then read), and writes four files of documents, one
 JSON object a line (`{"source": "django/utils/text.py", "text": "def ..."}`):
 
 - `train.jsonl`: the standard library of this Python and the packages of `PACKAGES`;
+- `cooldown.jsonl`, for the end of the training: half of it the functions of the standard library
+  just as they stand, the other half files of `train.jsonl`, one in `COOLDOWN_FILES`;
 - `held_out.jsonl`: the code of one file in fifty of the same packages, so that no neighbour of a
   held-out function was trained on;
 - `unseen.jsonl`: two packages, `UNSEEN`, of which nothing is in the other two.
@@ -102,6 +104,7 @@ MOST_LITERALS = 0.4  # of the bytes of a function
 LONGEST_DOCSTRING = 1000  # characters
 SUMMARY = 88  # bytes of a docstring's first paragraph that may stand for all of it
 HELD_OUT_FILES = 50  # one file in so many is held out
+COOLDOWN_FILES = 8  # one file in so many is among the documents for the cooldown
 
 # ---------------------------------------------------------------- fetching
 
@@ -331,9 +334,9 @@ def first_line(node: ast.stmt) -> int:
 # ---------------------------------------------------------------- all of it
 
 
-def held_out_of_standard_library() -> list[str]:
-    """The functions that `train.py` without --data and with its default seed holds out."""
-    return split(read_documents(), np.random.default_rng(0))[1]
+def standard_library() -> tuple[list[str], list[str]]:
+    """The functions that `train.py` without --data and --seed trains on, and those it holds out."""
+    return split(read_documents(), np.random.default_rng(0))
 
 
 def forms(text: str) -> Iterator[str]:
@@ -370,9 +373,15 @@ def read_package(package: Package, folder: Path, reader: Reader) -> list[dict]:
     return documents
 
 
-def is_held_out(source: str) -> bool:
-    """Whether the documents of a file are not for training."""
-    return zlib.crc32(source.encode()) % HELD_OUT_FILES == 0
+def one_file_in(n: int, document: dict) -> bool:
+    """Whether the file of a document is among one in `n`, which only depends on its name."""
+    return zlib.crc32(document["source"].encode()) % n == 0
+
+
+def cooldown_documents(functions: list[str], train: list[dict]) -> list[dict]:
+    """Functions of the standard library, and about as many bytes of the other documents."""
+    of_library = [{"source": STANDARD_LIBRARY.name, "text": text} for text in functions]
+    return of_library + [document for document in train if one_file_in(COOLDOWN_FILES, document)]
 
 
 def write_documents(path: Path, documents: Iterable[dict]) -> None:
@@ -398,7 +407,8 @@ def main(out: str) -> None:
     for package in UNSEEN:
         unseen += read_package(package, install(package, packages), some_docstrings)
     # The standard library may keep what is similar to its held-out functions, as train.py has it.
-    held_out_functions = [form for text in held_out_of_standard_library() for form in forms(text)]
+    functions, held_out_functions = standard_library()
+    held_out_functions = [form for text in held_out_functions for form in forms(text)]
     for text in held_out_functions:
         seen.add_whole(text)
     stdlib = Path(sysconfig.get_paths()["stdlib"])
@@ -409,10 +419,11 @@ def main(out: str) -> None:
         known[package] = read_package(package, install(package, packages), some_docstrings)
     train, held_out = [], []
     for package, documents in known.items():
-        held_out += [document for document in documents if is_held_out(document["source"])]
+        held_out += [d for d in documents if one_file_in(HELD_OUT_FILES, d)]
         for _ in range(package.times):
-            train += [document for document in documents if not is_held_out(document["source"])]
+            train += [d for d in documents if not one_file_in(HELD_OUT_FILES, d)]
     write_documents(folder / "train.jsonl", train)
+    write_documents(folder / "cooldown.jsonl", cooldown_documents(functions, train))
     write_documents(folder / "held_out.jsonl", held_out)
     write_documents(folder / "unseen.jsonl", unseen)
 

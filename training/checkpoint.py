@@ -1,0 +1,78 @@
+"""What a training run needs to go on: written now and then, whole or not at all.
+
+A checkpoint is one file, `training_state.npz`: the arrays that steps change, and one JSON text for
+all else, under the name `run`. The one before it stays as `training_state.previous.npz`, for the
+case that the newer one is damaged.
+
+Source of the format: NumPy's `npz`, a zip archive, which has a checksum of each array.
+"""
+
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from utils import replacing
+
+NEWEST, PREVIOUS = "training_state.npz", "training_state.previous.npz"
+
+
+def save_checkpoint(folder: Path, run: dict, arrays: dict[str, np.ndarray]) -> None:
+    """Write a checkpoint; the newest so far becomes the previous one. Raises OSError."""
+    newest, previous = folder / NEWEST, folder / PREVIOUS
+    with replacing(newest) as temporary:
+        np.savez(temporary, run=json.dumps(run), **arrays)
+        if newest.exists():
+            # A second name, not a move: at no moment is there no newest checkpoint.
+            with replacing(previous) as second_name:
+                copy_by_link(newest, second_name)
+
+
+def copy_by_link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no such thing."""
+    target.unlink(missing_ok=True)  # or a copy would be written into the file that it names
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())
+
+
+def load_checkpoint(folder: Path) -> tuple[dict, dict[str, np.ndarray], list[str]]:
+    """The newest checkpoint that is whole: -> its `run`, its arrays, what is wrong with newer ones
+
+    Raises FileNotFoundError if there is none, ValueError if none is whole.
+    """
+    paths = [path for path in (folder / NEWEST, folder / PREVIOUS) if path.exists()]
+    if not paths:
+        raise FileNotFoundError(f"there is no {folder / NEWEST} to go on from")
+    errors = []
+    for path in paths:
+        try:
+            return *read_checkpoint(path), errors
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError("; ".join(errors))
+
+
+def read_checkpoint(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """`run` and the arrays of one file. Raises ValueError if the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return json.loads(str(arrays.pop("run"))), arrays
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    except (zipfile.BadZipFile, zlib.error, RecursionError, MemoryError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+
+
+def fingerprint(ids: np.ndarray) -> str:
+    """Tells one sequence of token ids from another.
+
+    >>> fingerprint(np.array([1, 2, 3])) == fingerprint(np.array([1, 2, 4]))
+    False
+    """
+    return f"{len(ids)} ids, crc32 {zlib.crc32(np.ascontiguousarray(ids).tobytes()):08x}"
