@@ -8,6 +8,7 @@
     python -m bench.loss       what training reaches for the same number of tokens
     python -m bench.ablation   what each part of the training recipe is worth
     python -m bench.bundled    what the bundled model writes
+    python -m bench.page       the page of explain.py: seconds and megabytes
     python -m bench.chart      draws docs/speed.svg from the figures of bench.compare
 
 `pip install -r bench/requirements.txt` brings the programs to compare with.

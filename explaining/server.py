@@ -106,7 +106,7 @@ class PageServer(ThreadingHTTPServer):
         self.lock = threading.Lock()  # around `compute`
         self.closing = False
         self.free_connections = threading.Semaphore(MAX_CONNECTIONS)
-        self.reading: dict[socket, float] = {}  # connections that send, and until when they may
+        self.deadlines: dict[socket, float] = {}  # until when each connection may send
         port = self.server_address[1]
         self.hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
         self.url = f"http://127.0.0.1:{port}/?token={self.token}"
@@ -115,14 +115,14 @@ class PageServer(ThreadingHTTPServer):
         """Whether there is room for another connection. If so, its time begins."""
         if not self.free_connections.acquire(blocking=False):
             return False
-        self.reading[request] = time.monotonic() + SECONDS_TO_READ
+        self.deadlines[request] = time.monotonic() + SECONDS_TO_READ
         return True
 
     def process_request_thread(self, request: socket, client_address: tuple) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.reading.pop(request, None)
+            self.deadlines.pop(request, None)
             self.free_connections.release()
 
     def service_actions(self) -> None:
@@ -131,9 +131,9 @@ class PageServer(ThreadingHTTPServer):
         A timeout of the socket is not enough: it begins again with each byte.
         """
         now = time.monotonic()
-        for connection, deadline in list(self.reading.items()):
+        for connection, deadline in list(self.deadlines.items()):
             if now > deadline:
-                self.reading.pop(connection, None)
+                self.deadlines.pop(connection, None)
                 with suppress(OSError):  # it has just closed
                     connection.shutdown(SHUT_RD)  # its thread reads the end of the request
 
@@ -252,7 +252,6 @@ class Handler(BaseHTTPRequestHandler):
             message = f"the text is too long: at most {MAX_BODY} bytes in all"
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
         body = self.rfile.read(int(lengths[0]))
-        self.server.reading.pop(self.connection, None)
         if len(body) < int(lengths[0]):
             raise Refused(HTTPStatus.REQUEST_TIMEOUT, "the body ended early")
         return body
@@ -274,7 +273,6 @@ class Handler(BaseHTTPRequestHandler):
     # ------------------------------------------------------------ the answer
 
     def answer(self, status: HTTPStatus, content_type: str, text: str) -> None:
-        self.server.reading.pop(self.connection, None)
         body = text.encode()
         self.request_version = "HTTP/1.0"  # of what it could not read, 0.9: without headers
         self.send_response_only(status)  # not `send_response`, which names Python's version

@@ -16,6 +16,7 @@ BENCHMARKS = (
     "compare",
     "exactness",
     "loss",
+    "page",
     "tokenizer",
     "training",
     "whole_run",

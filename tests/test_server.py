@@ -19,7 +19,7 @@ from random_models import random_params
 from encoder import Encoder, byte_level_vocab
 from explaining import server as server_module
 from explaining.page import page_data
-from explaining.server import MAX_BODY, MAX_CONNECTIONS, PageServer, page_server
+from explaining.server import MAX_BODY, MAX_CONNECTIONS, Handler, PageServer, page_server
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = "<!doctype html><title>Zoë</title>"
@@ -208,9 +208,13 @@ def test_other_addresses_are_not_found(server, path):
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "X"])
 def test_other_methods_are_not_allowed(server, method):
     for path, allowed in [("/", "GET"), ("/compute", "POST")]:
-        status, headers, body = ask(server, method, path)
+        status, headers, _ = ask(server, method, path)
         assert (status, headers["Allow"]) == (405, allowed)
-        assert (body == b"") == (method == "HEAD")
+
+
+def test_an_answer_to_head_has_no_body(server):
+    answer = raw(server, b"HEAD / HTTP/1.1\r\n\r\n")
+    assert status_of(answer) == 405 and answer.endswith(b"\r\n\r\n")
 
 
 def test_each_address_has_its_method(server):
@@ -259,7 +263,7 @@ def test_the_largest_body_is_taken_and_a_larger_one_is_not(server):
     n = MAX_BODY - len(json.dumps({"prompt": "", "n_tokens": 3}))
     assert post(server, {"prompt": "a" * n, "n_tokens": 3})[0] == 200
     assert str(MAX_BODY) in refusal(post(server, {"prompt": "a" * (n + 1), "n_tokens": 3}), 413)
-    refusal(post(server, b"a" * (10 * MAX_BODY)), 413)
+    refusal(post(server, b"a" * (200 * MAX_BODY)), 413)  # also to a client that sends it all
     assert len(server.questions) == 1
 
 
@@ -354,7 +358,7 @@ def test_a_client_that_hangs_up_leaves_nothing_behind(server, capfd):
     hung_up.set()
     server.compute = lambda prompt, n_tokens: {}
     assert post(server)[0] == 200
-    wait_until(lambda: not server.reading)
+    wait_until(lambda: not server.deadlines)
     assert capfd.readouterr() == ("", "")
 
 
@@ -416,6 +420,12 @@ def test_a_client_that_drips_is_hung_up_on(server, beginning, monkeypatch):
     assert server.questions == []
 
 
+def test_a_client_that_says_nothing_is_forgotten_without_a_word(server, monkeypatch, capfd):
+    monkeypatch.setattr(Handler, "timeout", 0.05)
+    assert raw(server, b"", end=False) == b""
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_slow_computation_is_not_cut_off(server, monkeypatch):
     monkeypatch.setattr(server_module, "SECONDS_TO_READ", 0.1)
 
@@ -427,15 +437,16 @@ def test_a_slow_computation_is_not_cut_off(server, monkeypatch):
     assert post(server)[0] == 200
 
 
-def test_more_connections_than_allowed_are_closed_until_others_are_done(server):
+def test_more_connections_than_allowed_are_closed_until_others_are_done(server, monkeypatch):
+    monkeypatch.setattr(server_module, "SECONDS_TO_READ", 60)
     address = "127.0.0.1", port_of(server)
     waiting = [socket.create_connection(address) for _ in range(MAX_CONNECTIONS)]
-    wait_until(lambda: len(server.reading) == MAX_CONNECTIONS)
-    with socket.create_connection(address, timeout=20) as one_more:
+    wait_until(lambda: len(server.deadlines) == MAX_CONNECTIONS)
+    with socket.create_connection(address, timeout=5) as one_more:
         assert one_more.recv(1) == b""
     for connection in waiting:
         connection.close()
-    wait_until(lambda: not server.reading)
+    wait_until(lambda: not server.deadlines)
     assert set(together(lambda i: get(server)[0], MAX_CONNECTIONS // 2)) == {200}
 
 
