@@ -20,13 +20,14 @@ def missing() -> str | None:
 
 
 @contextmanager
-def chromium() -> Iterator:
-    """Playwright's `Browser`, without a window."""
+def chromium(*arguments: str) -> Iterator:
+    """Playwright's `Browser`, without a window. arguments: of Chromium's command line."""
     from playwright.sync_api import sync_playwright
 
     # Chromium has no sandbox for root. What it opens here is our own page only.
     is_root = sys.platform != "win32" and os.geteuid() == 0
-    arguments = ["--no-sandbox"] if is_root else []
+    if is_root:
+        arguments = (*arguments, "--no-sandbox")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         try:

@@ -28,6 +28,7 @@ WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 # An attention weight is stored in steps of 1 / 65535; a probability is a float32.
 WEIGHT_TOLERANCE, PROBABILITY_TOLERANCE = 1e-5, 2e-5
 SERIOUS = ("serious", "critical")
+REBOUND_HOST = "rebound.example"
 BARS = "#next [data-token-id][data-probability]"  # of the token after the last one
 
 BIDI_MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -85,7 +86,9 @@ def page_file(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    with browser.chromium() as chromium:
+    # As if a name server had sent the name here.
+    rebinding = f"--host-resolver-rules=MAP {REBOUND_HOST} 127.0.0.1"
+    with browser.chromium(rebinding, "--no-proxy-server") as chromium:
         yield chromium
 
 
@@ -456,6 +459,17 @@ def test_another_page_can_neither_ask_nor_read_nor_frame(
     page.goto(foreign_site)
     page.evaluate(FRAME, server.url)
     assert page.frames[1].url != server.url
+    assert questions == []
+    page.errors.clear()  # of all that was refused
+
+
+def test_another_name_for_this_machine_is_refused(open_page, server, monkeypatch):
+    """DNS rebinding: a stranger's page whose name leads here would be of the same origin."""
+    questions = []
+    monkeypatch.setattr(server, "compute", lambda prompt, n_tokens: questions.append(prompt))
+    page = open_page(server.url.replace("127.0.0.1", REBOUND_HOST))
+    assert "error" in page.inner_text("body") and "def" not in page.content()
+    assert "error" in page.evaluate(ATTACK, ["/compute", server.token, "cors"])
     assert questions == []
     page.errors.clear()  # of all that was refused
 
