@@ -126,6 +126,8 @@ def main(
         if not compare_files(compare, prompt, tolerance, model_size, models_dir):
             sys.exit(1)
         return
+    if serve and open:
+        raise ValueError("--open is for the file: open the address that --serve prints yourself")
     if prompt is None:
         raise ValueError('give a prompt in quotes: python explain.py "def " --open')
     model = gpt2.load_model(model_size, models_dir)

@@ -328,6 +328,7 @@ def test_without_the_model_there_is_no_hint_but_a_notice(run, tmp_path):
         (["a prompt", "--out=no/folder/page.html"], "no/folder/page.html"),
         (["a prompt", "--n_tokens_to_generate=-1"], "--n_tokens_to_generate"),
         (["a prompt", "--top_p=2"], "--top_p"),
+        (["a prompt", "--serve", "--open"], "--open"),
         (["--dump=values.npz"], "prompt"),
         (["--compare=ours.npz"], "two files"),
         (["--compare=ours.npz", "theirs.npz", "--names"], "two files"),
