@@ -121,7 +121,7 @@ def softmax_of_two(d: float) -> float:
 def layer_norm_forgets(x: np.ndarray) -> float:
     """The largest difference between the layer norms of x and of 3 * x + 5.
 
-    Adding 5 adds 5 to the mean, which is taken away. Times 3 makes the standard deviation 3 times
+    Adding 5 adds 5 to the mean, which is subtracted. Times 3 makes the standard deviation 3 times
     as large, by which it is divided. Only epsilon stays the same, and so counts less.
 
     >>> layer_norm_forgets(np.random.default_rng(0).normal(size=(4, 8))) < 1e-4
@@ -155,11 +155,11 @@ def two_linear_layers_as_one(
 # ---------------------------------------------------------------- 8. The feed-forward layer
 
 
-def rows_go_their_own_way(x: np.ndarray, mlp: dict) -> bool:
-    """Whether the rows turned around give the results turned around.
+def rows_are_independent(x: np.ndarray, mlp: dict) -> bool:
+    """Whether reversed rows give the same results, reversed.
 
     >>> x = np.random.default_rng(0).normal(size=(5, TINY["n_embd"]))
-    >>> rows_go_their_own_way(x, tiny_params()["blocks"][0]["mlp"])
+    >>> rows_are_independent(x, tiny_params()["blocks"][0]["mlp"])
     True
     """
     return np.allclose(ffn(x[::-1], **mlp), ffn(x, **mlp)[::-1])
@@ -183,13 +183,13 @@ def attention_without_preference(v: np.ndarray) -> np.ndarray:
     return attention(np.zeros_like(k), k, v, mask)
 
 
-def attention_knows_no_order() -> bool:
+def attention_ignores_order() -> bool:
     """Whether a query's result stays the same when keys and values change places together.
 
-    It does. The scores and the weights change places with them, and a sum has no order. So
-    without wpe the model could not tell where a token stands, but for what the mask gives away.
+    It does: the scores and the weights change places with them, and a sum has no order. So
+    without wpe the model could not tell where a token stands, except for what the mask reveals.
 
-    >>> attention_knows_no_order()
+    >>> attention_ignores_order()
     True
     """
     rng = np.random.default_rng(0)
@@ -203,7 +203,7 @@ def attention_knows_no_order() -> bool:
 
 
 def block_that_adds_nothing(x: np.ndarray, block: dict, n_head: int) -> np.ndarray:
-    """The result of the block with both c_proj set to zero: x itself, for both layers add 0.
+    """The result of the block with both c_proj set to zero: x itself, since both layers add 0.
 
     >>> x = np.random.default_rng(0).normal(size=(5, TINY["n_embd"]))
     >>> np.array_equal(block_that_adds_nothing(x, tiny_params()["blocks"][0], 2), x)
@@ -289,7 +289,7 @@ def bytes_of_cache(n_ctx: int, n_embd: int, n_layer: int) -> int:
     return keys_and_values * n_layer * n_ctx * n_embd * bytes_of_float32
 
 
-# ---------------------------------------------------------------- 15. Loss, and the way back
+# ---------------------------------------------------------------- 15. Loss and the backward pass
 
 
 def softmax_backward(dp: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -368,7 +368,7 @@ def slope_of_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def length_where_attention_overtakes(n_embd: int) -> int:
-    """From which text length on scores and means take more multiplications than feed-forward.
+    """For one position, the n_seen from which on scores and means take more than feed-forward.
 
     2 * n_seen * n_embd > 8 * n_embd * n_embd, so n_seen > 4 * n_embd. GPT-2's window of 1,024 is
     far below that.

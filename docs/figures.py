@@ -31,7 +31,7 @@ SETTINGS = {
     "ytick.color": INK,
     "legend.frameon": False,
 }
-SENTENCE = [" we", " see", " a", " red", " bird"]
+SENTENCE = ["we", " see", " a", " red", " bird"]
 CODE = "def __eq__(self, other):\n    if isinstance(other, type(self)):"
 
 
@@ -66,20 +66,29 @@ def draw_cells(axes: Any, values: np.ndarray, labels: np.ndarray | None) -> None
 
 
 def name_rows_and_columns(axes: Any, tokens: list[str]) -> None:
-    """The queries at the left, the keys above. A space is shown as in the vocabulary files."""
+    """The queries at the left, the keys above. A space is shown as a dot."""
     places = np.arange(len(tokens)) + 0.5
-    names = [repr(token)[1:-1].replace(" ", "·") for token in tokens]
+    names = [visible(token) for token in tokens]
     axes.set_xticks(places, names, rotation=60, ha="left", rotation_mode="anchor")
     axes.set_yticks(places, names)
     axes.xaxis.tick_top()
 
 
+def visible(token: str) -> str:
+    """A token as the figures write it.
+
+    >>> visible(" all"), visible("\\n")
+    ('·all', '\\\\n')
+    """
+    return repr(token)[1:-1].replace(" ", "·")
+
+
 def draw_activation(names: dict) -> Any:
-    """GELU, and beside it the activation max(0, x)."""
+    """GELU, and beside it ReLU."""
     figure = new_figure(6, 3)
     axes = figure.subplots()
     x = np.linspace(-4, 4, 201)
-    axes.plot(x, np.maximum(x, 0), color=INK, linestyle="--", label="max(0, x)")
+    axes.plot(x, np.maximum(x, 0), color=INK, linestyle="--", label="ReLU: max(0, x)")
     axes.plot(x, names["gelu"](x), color=BLUE, linewidth=2, label="gelu(x)")
     axes.axhline(0, color=INK, linewidth=0.5)
     axes.axvline(0, color=INK, linewidth=0.5)
@@ -106,7 +115,7 @@ def draw_softmax(names: dict) -> Any:
 
 
 def draw_mask(names: dict) -> Any:
-    """Scores of five random queries and keys, the mask, and the weights after softmax."""
+    """Random scores of five tokens, the mask, and the weights after softmax."""
     figure = new_figure(8, 3.4)
     panels = figure.subplots(1, 3)
     n = len(SENTENCE)
@@ -121,7 +130,7 @@ def draw_mask(names: dict) -> Any:
         np.where(may_look, weights, np.nan),
         np.where(may_look, np.vectorize(lambda weight: f"{weight:.2f}")(weights), "0"),
     )
-    for axes, title in zip(panels, ["scores", "+ mask", "softmax → weights"], strict=True):
+    for axes, title in zip(panels, ["random scores", "+ mask", "softmax → weights"], strict=True):
         name_rows_and_columns(axes, SENTENCE)
         axes.set_xlabel(title)
     return figure
@@ -143,25 +152,45 @@ def attention_maps(names: dict, ids: list[int]) -> np.ndarray:
     return np.array(maps)
 
 
-def draw_attention(names: dict) -> Any:
-    """The head of the bundled model that looks furthest: beyond itself, its neighbour, the first.
+def furthest_look(maps: np.ndarray) -> tuple[int, int, int, int]:
+    """Where to see a head look far: -> layer, head, row, column of `attention_maps`
 
-    Many heads look at little else than those three.
+    Many heads look at little else than the first token, the token itself and the one before it. The
+    head returned is the one that gives most of its attention to others, and the row and the column
+    are those of its largest such weight.
     """
+    others = np.tril(np.ones(maps.shape[-2:]), -2)
+    others[:, 0] = 0
+    far = maps * others  # [n_layer, n_head, n_seq, n_seq]
+    by_head = far.sum(axis=(-1, -2))
+    layer, head = np.unravel_index(by_head.argmax(), by_head.shape)
+    row, column = np.unravel_index(far[layer, head].argmax(), others.shape)
+    return int(layer), int(head), int(row), int(column)
+
+
+def draw_attention(names: dict) -> Any:
+    """The head of the bundled model that `furthest_look` chooses, and a frame around its place."""
+    from matplotlib.patches import Rectangle
+
     ids = names["encoder"].encode(CODE)
     tokens = [names["encoder"].decode([token_id]) for token_id in ids]
     maps = attention_maps(names, ids)
-    far = np.tril(np.ones(maps.shape[-2:]), -2)
-    far[:, 0] = 0
-    distance = (maps * far).sum(axis=(-1, -2))  # [n_layer, n_head]
-    layer, head = np.unravel_index(distance.argmax(), distance.shape)
+    layer, head, row, column = furthest_look(maps)
     weights = maps[layer, head]
-    figure = new_figure(6.2, 6.2)
+    figure = new_figure(6.2, 6.6)
     axes = figure.subplots()
     draw_cells(axes, np.where(np.tri(len(ids), dtype=bool), weights, np.nan), None)
+    axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=ORANGE, linewidth=2.5))
     name_rows_and_columns(axes, tokens)
     axes.set_ylabel("the token that looks")
-    axes.set_xlabel(f"block {layer}, head {head} of the bundled model")
+    axes.set_xlabel("the token that is looked at")
+    axes.xaxis.set_label_position("top")
+    looks, is_seen = visible(tokens[row]), visible(tokens[column])
+    figure.supxlabel(
+        f"block {layer}, head {head} of the bundled model\n"
+        f"frame: “{looks}” looks at “{is_seen}” with weight {weights[row, column]:.2f}",
+        fontsize=10,
+    )
     return figure
 
 
@@ -199,7 +228,9 @@ def draw_rows(
 
 def draw_cache(names: dict) -> Any:
     """What one more token takes, without a cache and with it."""
-    figure = new_figure(8, 4.6)
+    from matplotlib.patches import Patch
+
+    figure = new_figure(8, 4.9)
     panels = figure.subplots(2, 1)
     titles = "without a cache: all n rows again", "with it: one row; the others are kept"
     for axes, title, n_new in zip(panels, titles, [6, 1], strict=True):
@@ -214,6 +245,9 @@ def draw_cache(names: dict) -> Any:
         axes.set(xlim=(-1, 42), ylim=(9.3, -0.5), aspect="equal")
         axes.set_title(title, loc="left")
         axes.set_axis_off()
+    computed = Patch(facecolor=BLUE, edgecolor=INK, label="computed now")
+    kept = Patch(fill=False, edgecolor=INK, label="kept in the cache")
+    figure.legend(handles=[computed, kept], loc="outside lower center", ncols=2)
     return figure
 
 
@@ -235,7 +269,7 @@ def draw_block(names: dict) -> Any:
 
 
 def draw_branch(axes: Any, y: float, function: str, steps: dict[str, str]) -> None:
-    """What is added to the stream at x = 0: boxes of {name: shape of the result}, and the way back.
+    """What is added to the stream at x = 0: boxes of {name: shape of the result}, and a line back.
 
     A dotted line is around those that are in `function`: all but the first.
     """
@@ -257,8 +291,8 @@ def draw_branch(axes: Any, y: float, function: str, steps: dict[str, str]) -> No
     place = (left, y - 0.7), right - left, 1.4
     axes.add_patch(FancyBboxPatch(*place, edgecolor=INK, **style))
     axes.text(left + 0.15, y + 0.5, function, va="center", fontsize=9)
-    way_back = [ends[-1], right + 0.3, right + 0.3], [y, y, y + 1]
-    axes.plot(*way_back, color=INK, linewidth=1.4)
+    line_back = [ends[-1], right + 0.3, right + 0.3], [y, y, y + 1]
+    axes.plot(*line_back, color=INK, linewidth=1.4)
     draw_arrow(axes, (right + 0.3, y + 1), (0.2, y + 1))
     axes.scatter([0], [y + 1], s=190, facecolors="none", edgecolors=BLUE, linewidths=1.4)
     axes.text(0, y + 1, "+", ha="center", va="center", color=BLUE, fontsize=13)

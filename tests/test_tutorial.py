@@ -180,6 +180,16 @@ def test_the_attention_map_shows_what_the_model_computes(run):
     assert maps[..., ~np.tri(len(ids), dtype=bool)].max() == 0
 
 
+def test_the_look_that_the_attention_map_frames_is_the_largest_of_a_head_that_looks_far():
+    n_layer, n_head, n_seq = 2, 3, 6
+    maps = np.zeros((n_layer, n_head, n_seq, n_seq))
+    maps[0, 0, :, 0] = 1  # looks at the first token
+    maps[0, 1] = np.eye(n_seq)  # at itself
+    maps[0, 2] = np.eye(n_seq, k=-1)  # at the one before it
+    maps[1, 1, 4, 1], maps[1, 1, 5, 2], maps[1, 1, 5, 5] = 0.3, 0.4, 0.6
+    assert figures.furthest_look(maps) == (1, 1, 5, 2)
+
+
 # ---------------------------------------------------------------- the script that renews it
 
 PAGE = """# A page
