@@ -1,0 +1,5 @@
+"""All classes of faults, in the order of the report."""
+
+from tests.faults.outcome import FaultClass
+
+CLASSES: list[FaultClass] = []
