@@ -12,13 +12,11 @@ import json
 import statistics
 import sys
 import tempfile
-import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from browser import chromium, missing
+from http_server import running
 
 from bench.measure import Options, machine, print_table, random_model, seconds, write_json
 from explaining.page import page_data, page_html
@@ -108,19 +106,6 @@ def ask(server: PageServer, text: str) -> dict:
     request = urllib.request.Request(address, question, {"X-Token": server.token})
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)
-
-
-@contextmanager
-def running(server: PageServer) -> Iterator[PageServer]:
-    """The server, answering in a thread."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 if __name__ == "__main__":
