@@ -213,6 +213,17 @@ def test_a_thumbnail_chooses_its_head(open_page, page_file, text):
     np.testing.assert_allclose(shown, expected, atol=WEIGHT_TOLERANCE)
 
 
+def test_a_thumbnail_is_chosen_by_keyboard(open_page, page_file):
+    page = open_page(page_file.as_uri())
+    [reached_by_tab] = page.locator("#thumbnails button:not([tabindex='-1'])").all()
+    reached_by_tab.focus()
+    press(page, "ArrowDown", "ArrowDown", "ArrowRight", "ArrowLeft", "ArrowRight", "ArrowUp")
+    assert (page.input_value("#layer"), page.input_value("#head")) == ("1", "1")
+    focused = page.locator("#thumbnails button:focus")
+    assert focused.get_attribute("data-layer") == focused.get_attribute("data-head") == "1"
+    assert focused.get_attribute("tabindex") == "0"
+
+
 def test_a_token_is_chosen_by_keyboard(open_page, page_file, text):
     """From the top of the page: the link to the tokens, the chosen one, then arrow keys."""
     _, ids, values = text
