@@ -46,7 +46,8 @@ def main():
         "served_and_drawn": "to the new page in Chromium, s",
     }
     row = [f"{figures[name]:.2f}" if name in figures else "" for name in names]
-    title = f"The page of {N_PROMPT + N_GENERATED} tokens"
+    shape = arguments.model or "the shape of GPT-2 124M"
+    title = f"The page of {N_PROMPT + N_GENERATED} tokens, {shape}"
     print_table(title, figures["machine"], list(names.values()), [row])
     write_json(figures, arguments.json)
 
