@@ -33,6 +33,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(302, b"elsewhere", {"Location": location, **headers})
         elif not path.is_file():
             self.answer(404, b"no such file")
+        elif callable(fault):
+            fault(self, path.read_bytes())
+            self.close_connection = True
         else:
             body = fault if isinstance(fault, bytes) else path.read_bytes()
             self.send_file(body, fault if isinstance(fault, tuple) else ())
@@ -79,6 +82,38 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+def drip(handler, body):
+    """A byte now and then: enough for every single read, and never done."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    _drip(handler, body)
+
+
+def drip_headers(handler, body):
+    handler.send_response(200)
+    handler.flush_headers()
+    _drip(handler, b"X-Header: " + bytes(100_000))
+
+
+def _drip(handler, content):
+    for byte in content:
+        handler.wfile.write(bytes([byte]))
+        if handler.server.release.wait(0.02):
+            return
+
+
+def longer_than_announced(handler, body):
+    """In chunks, whose end counts, and not what Content-Length says: ten times the file."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for _ in range(10):
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
 @contextlib.contextmanager
 def serve(folder):
     """A server of `folder`, in a thread, with these attributes:
@@ -93,7 +128,8 @@ def serve(folder):
     faults: {file name: [what to do at the first, second, ... request for it]}, each of "drop",
     "html", a status such as 503, ("cut", n) to end the connection after n bytes of the body,
     ("stall", n) to do so only once `release` (an Event) is set, ("no length",), ("gzip",)
-    whether accepted or not, other bytes to send, None for no fault.
+    whether accepted or not, other bytes to send, a function of the handler and the file's bytes
+    that sends the whole response (`drip` and `longer_than_announced` are two), None for no fault.
     """
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
