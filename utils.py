@@ -1356,6 +1356,8 @@ def _misfits(model_size: str, model_dir: str) -> tuple[str, list[str]]:
         get_encoder(folder.name, str(folder.parent), [layout])
         if layout == OPENAI_LAYOUT:
             _read_hparams(folder / "hparams.json", OPENAI_HPARAMS)
+            if _checkpoint_prefix(model_dir) is None:
+                raise ValueError(f"{folder / 'checkpoint'} names no checkpoint")
         else:
             _read_hugging_face_hparams(model_dir)
     except ValueError as error:

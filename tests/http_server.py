@@ -7,6 +7,8 @@ import http.server
 import threading
 from pathlib import Path
 
+PIECE = 1 << 14  # bytes
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -74,7 +76,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         kind, n = fault if len(fault) == 2 else ("", len(body))
-        self.wfile.write(body[:n])
+        for start in range(0, n, PIECE):
+            self.wfile.write(body[start : min(start + PIECE, n)])
+            self.server.release.wait(self.server.pause)
         if kind == "stall":
             self.wfile.flush()
             self.server.release.wait()
@@ -123,6 +127,7 @@ def serve(folder):
     validator: what tells versions of a file apart, "etag", "weak etag", "last-modified" (the
     attribute `last_modified`) or None;
     ranges, if_range: set to False, it ignores Range or If-Range headers;
+    pause: seconds to wait after each 16 KB of a body;
     gzip: set to True, it compresses for those who accept that;
     redirects: {path: (location, headers)};
     faults: {file name: [what to do at the first, second, ... request for it]}, each of "drop",
@@ -138,9 +143,11 @@ def serve(folder):
     server.faults, server.redirects = {}, {}
     server.validator, server.last_modified = "etag", "Wed, 01 Jan 2020 00:00:00 GMT"
     server.ranges, server.if_range, server.gzip = True, True, False
-    server.release = threading.Event()
+    server.release, server.pause = threading.Event(), 0
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield server

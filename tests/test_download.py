@@ -568,6 +568,7 @@ WRONG_FILES = [
     *[(name, b"") for name in OPENAI_FILES],
     *[(name, PAGE) for name in OPENAI_FILES],
     ("checkpoint", b'model_checkpoint_path: "model-2.ckpt"'),
+    ("checkpoint", b"Service unavailable"),
     ("encoder.json", b'{"error": "not found"}'),
     ("encoder.json", b"{}"),
     ("hparams.json", b"{}"),
