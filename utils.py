@@ -1505,7 +1505,7 @@ def _put_aside(model_dir: str, names: Iterable[str]) -> None:
 # To add another place that models come from: write a function like `_fetch_openai_files`, which
 # calls `_fetch` for each file that the folder lacks, and lets its ConnectionError and _Refused
 # pass, since they mean that another place should be asked. Call it in `_fetch_published_model` if
-# it has OpenAI's four models, or else in `download_gpt2_files`.
+# it has OpenAI's four models, or else in `_fetch_model`.
 
 
 def _fetch_openai_files(base_url: str, model_size: str, model_dir: str) -> None:

@@ -7,6 +7,7 @@ faults, since only a published hash could tell: another file of the same kind th
 
 import contextlib
 import gzip
+import itertools
 import os
 import random
 import signal
@@ -32,6 +33,7 @@ NAME = "mini"
 HPARAMS = {"n_vocab": 260, "n_ctx": 800, "n_embd": 24, "n_head": 3, "n_layer": 2}
 ALWAYS = 99  # times: more often than a run asks
 CODE = "import sys, utils; utils.load_encoder_hparams_and_params(*sys.argv[1:])"
+KILLED = -signal.SIGKILL if hasattr(signal, "SIGKILL") else 1  # the status that is left
 # What a run asks of its environment, instead of whatever is set here.
 NO_PROXIES = {"no_proxy": "*", "http_proxy": "", "https_proxy": "", "all_proxy": ""}
 
@@ -375,21 +377,26 @@ def run_under_fault(site: Site, models_dir: Path, environment: dict[str, str]) -
 
 
 def hostile_servers(rng: random.Random, folder: Path) -> Iterator[Case]:
+    """Each fault once, in any order, before any of them comes again."""
+    settings = [{"GPT2_BASE_URL": address} for address in ADDRESSES]
+    settings += [{"http_proxy": proxy, "no_proxy": ""} for proxy in PROXIES]
     with site(folder) as mini:
-        for i in range(10**9):
-            models_dir = folder / f"models-{i}"
-            kind = rng.choice(["fault"] * 8 + ["address", "proxy"])
-            if kind == "address":
-                changes = {"GPT2_BASE_URL": rng.choice(ADDRESSES)}
-            elif kind == "proxy":
-                changes = {"http_proxy": rng.choice(PROXIES), "no_proxy": ""}
-            if kind != "fault":
-                yield Case(
-                    str(changes), lambda m=models_dir, c=changes: run_under_fault(mini, m, c)
-                )
-                continue
-            fault = FAULTS[i % len(FAULTS)]
-            yield fault_case(mini, models_dir, rng, fault)
+        for i in itertools.count():
+            faults = rng.sample(FAULTS + settings, len(FAULTS + settings))
+            for k, fault in enumerate(faults):
+                models_dir = folder / f"models-{i}-{k}"
+                if isinstance(fault, Fault):
+                    yield fault_case(mini, models_dir, rng, fault)
+                else:
+                    yield setting_case(mini, models_dir, fault)
+
+
+def setting_case(mini: Site, models_dir: Path, setting: dict[str, str]) -> Case:
+    def run():
+        mini.behave()
+        return run_under_fault(mini, models_dir, setting)
+
+    return Case(str(setting), run)
 
 
 def fault_case(mini: Site, models_dir: Path, rng: random.Random, fault: Fault) -> Case:
@@ -433,7 +440,7 @@ def kills(rng: random.Random, folder: Path) -> Iterator[Case]:
     seconds = 0.25  # what a download takes
     with site(folder) as mini:
         pause = seconds / (len(mini.files[DATA]) / (1 << 14) + len(OPENAI_FILES))
-        for i in range(10**9):
+        for i in itertools.count():
             after = rng.uniform(0, 1.3 * seconds)
 
             def run(models_dir=folder / f"models-{i}", after=after):
@@ -444,7 +451,7 @@ def kills(rng: random.Random, folder: Path) -> Iterator[Case]:
                 time.sleep(after)
                 process.kill()
                 _, stderr = process.communicate()
-                if process.returncode not in (0, -signal.SIGKILL):
+                if process.returncode not in (0, KILLED):
                     return f"status {process.returncode} before the kill: {stderr[-300:]!r}"
                 return mini.heals(models_dir) or RIGHT
 
@@ -454,7 +461,7 @@ def kills(rng: random.Random, folder: Path) -> Iterator[Case]:
 def four_at_once(rng: random.Random, folder: Path) -> Iterator[Case]:
     """In every other round, one of the four is killed."""
     with site(folder) as mini:
-        for i in range(10**9):
+        for i in itertools.count():
             delays = [rng.uniform(0, 0.3) for _ in range(4)]
             killed = rng.randrange(4) if i % 2 else None
             after = rng.uniform(0, 0.5)
@@ -484,6 +491,6 @@ def four_at_once(rng: random.Random, folder: Path) -> Iterator[Case]:
             yield Case(f"four at once{about}", run)
 
 
-HOSTILE_SERVERS = FaultClass("a hostile server of a download", 600, 100, hostile_servers)
+HOSTILE_SERVERS = FaultClass("a hostile server of a download", 600, 40, hostile_servers)
 KILLS = FaultClass("a download killed at a random moment", 300, 6, kills)
 FOUR_AT_ONCE = FaultClass("four downloads into one folder", 20, 2, four_at_once)
