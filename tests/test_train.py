@@ -248,8 +248,9 @@ def test_a_run_is_not_resumed_on_other_documents(trained, many_functions, tmp_pa
 def options_of(trained_folder, **changes):
     """The options of the run in a folder, with some changed."""
     run, _, _ = load_checkpoint(trained_folder)
-    options = run["options"]
-    return train.Options(**(options | changes))
+    options = train.Options(**(run.options | changes))
+    Path(options.out).mkdir(exist_ok=True)
+    return options
 
 
 def test_a_long_run_stopped_and_resumed_with_fewer_steps_is_the_shorter_run(trained, tmp_path):
