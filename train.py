@@ -112,6 +112,24 @@ class Options:
         check("seed", self.seed, int, 0)
         if self.n_embd % self.n_head:
             raise ValueError(f"--n_head {self.n_head} does not divide --n_embd {self.n_embd}")
+        self.check_memory()
+
+    def check_memory(self) -> None:
+        """Raise ValueError for sizes that the system cannot have memory for, before any work.
+
+        This counts less than a run takes: what each block keeps of a batch for the backward pass;
+        and parameters, their gradients and two averages.
+        """
+        widths = 0 if self.init_from else self.n_layer * self.n_embd  # else they are the model's
+        n_numbers = self.batch_size * self.n_ctx * (1 + 10 * widths)
+        n_numbers += 4 * 12 * widths * self.n_embd
+        try:
+            np.empty(n_numbers, np.float32)  # takes no memory until it is written to
+        except (MemoryError, ValueError):  # ValueError: no array may be that large
+            raise ValueError(
+                f"{4 * n_numbers / 1e9:.0f} GB of memory are needed for --n_layer {self.n_layer}, "
+                f"--n_embd {self.n_embd}, --n_ctx {self.n_ctx}, --batch_size {self.batch_size}"
+            ) from None
 
 
 OPTIMIZERS = ("muon", "adamw")
@@ -228,11 +246,13 @@ class Training:
             raise FileNotFoundError(f"--init_from {options.init_from}: there is no such folder")
 
     def check_disk(self) -> None:
-        """Refuse to start where a checkpoint (parameters, two averages, twice) would not fit."""
-        needed = 7 * sum(p.nbytes for p in named(self.params).values())
-        free = shutil.disk_usage(self.out).free
+        """Refuse to start where what a run writes would not fit: at most three checkpoints at a
+        time, each of parameters and two averages, and a model."""
+        in_full = 10 * sum(p.nbytes for p in named(self.params).values())
+        there = sum(path.stat().st_size for path in self.out.iterdir() if path.is_file())
+        needed, free = in_full - there, shutil.disk_usage(self.out).free
         if free < needed:
-            raise OSError(f"{self.out} has {free} bytes left; checkpoints need {needed}")
+            raise OSError(f"{self.out} has {free} bytes left; a run needs {needed}")
 
     def load_model(self) -> None:
         """The model of --init_from with its tokenizer; float32 arrays that may be written to."""
