@@ -80,7 +80,11 @@ def read_checkpoint(path: Path) -> tuple[Run, dict[str, np.ndarray]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        return Run(**json.loads(str(arrays.pop("run")))), arrays
+        run = Run(**json.loads(str(arrays.pop("run"))))
+        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if broken:
+            raise ValueError(f"{broken[0]} has values that are not finite")
+        return run, arrays
     except Exception as error:  # whatever zipfile, NumPy and json may meet in a damaged file
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from None
 

@@ -83,6 +83,6 @@ def _clear_unfinished(folder: Path) -> None:
     for path in folder.glob(f"{UNFINISHED}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):  # on Windows: the file of the lock, which is open
+        elif path.name != LOCK_FILE:
+            with suppress(OSError):  # on Windows, where a virus scanner has it open
                 path.unlink()
