@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +21,7 @@ import pytest
 import gpt2
 import train
 from fast.threads import one_blas_thread
-from training import lock
+from training import data, lock
 from training.checkpoint import NEWEST, PREVIOUS, load_checkpoint
 from training.learning_rate import WARMUP_STEPS, trapezoid
 from utils import load_encoder_hparams_and_params, named
@@ -256,10 +255,11 @@ def test_the_standard_library_of_another_python_is_other_data(trained, tmp_path,
         text = "".join(f"def f{i}():\n    return {version} + {i}\n" for i in range(60))
         (library / "a.py").write_text(text, encoding="utf-8")
     options = {"data": None, "out": str(tmp_path / "out"), "steps": 2}
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(libraries["3.11"])})
+    here = SimpleNamespace(get_paths=lambda: {"stdlib": str(libraries["3.11"])})
+    monkeypatch.setattr(data, "sysconfig", here)
     train.Training(options_of(trained[0], **options)).train()
     train.Training(options_of(trained[0], **options, resume=True))
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(libraries["3.12"])})
+    here.get_paths = lambda: {"stdlib": str(libraries["3.12"])}
     with pytest.raises(ValueError, match="documents"):
         train.Training(options_of(trained[0], **options, resume=True))
 
