@@ -309,7 +309,8 @@ class Training:
             if run and run.data.get(what) != now:
                 raise ValueError(
                     f"--resume: the {what} of the run in {self.out} were others "
-                    f"({run.data.get(what)}; now {now}): give it the same --data, or a new --out"
+                    f"({run.data.get(what)}; now {now}): give it the same --data (without one: "
+                    "the same Python, for its standard library), or a new --out"
                 )
         if min(len(self.train_ids), len(self.held_out_ids)) <= options.n_ctx:
             raise ValueError(
