@@ -1,11 +1,16 @@
-"""A real HTTP server on loopback that serves a folder and misbehaves when told to."""
+"""HTTP servers on loopback: any server, in a thread; one that serves a folder and misbehaves."""
 
 import contextlib
 import gzip
 import hashlib
 import http.server
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from socketserver import BaseServer
+from typing import TypeVar
+
+Server = TypeVar("Server", bound=BaseServer)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -80,6 +85,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """The server, answering in a thread; closed in the end."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
 def serve(folder):
     """A server of `folder`, in a thread, with these attributes:
 
@@ -104,12 +122,8 @@ def serve(folder):
     server.ranges, server.if_range, server.gzip = True, True, False
     server.release = threading.Event()
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.release.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(server):
+        try:
+            yield server
+        finally:
+            server.release.set()
