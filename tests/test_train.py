@@ -220,7 +220,9 @@ def test_a_run_that_dies_while_it_saves_can_be_resumed(moment, trained, tmp_path
     run = train.Training(options_of(trained[0], **options))
     if moment == "first state":
         monkeypatch.setattr(train.np, "savez", lambda path, **_: Path(path).touch() or die())
-        monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: None)  # nor is it cleared up
+        monkeypatch.setattr(
+            Path, "unlink", lambda path, missing_ok=False: None
+        )  # nor is it cleared up
     elif moment == "first model":
         monkeypatch.setattr(run, "save_model", die)
     else:
