@@ -41,7 +41,7 @@ SPLIT = r"'(?:s|t|re|ve|m|ll|d)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 # after it either: `SPLIT` never looks back at what comes before a piece.
 BLOCK = re.compile(r".{200,}?[!-~](?=[ \n])|.+", re.DOTALL)
 
-LONG_PIECE = 20  # symbols; from this length on, `merge_many_symbols` is faster
+LONG_PIECE = 40  # symbols; from this length on, `merge_many_symbols` is faster
 MAX_KNOWN_PIECES = 2**16  # some 15 MB
 MAX_KNOWN_LENGTH = 64  # characters
 
@@ -108,8 +108,9 @@ def merge_many_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     """The same as `merge_symbols`, but fast on long pieces.
 
     `merge_symbols` looks at all pairs before every merge: n * n steps for n symbols, which is
-    hours for a line of a million letters. Here the pairs that have a rank wait in a heap, and the
-    symbols are a linked list, so a merge moves nothing: n * log(n) steps.
+    hours for a line of a million letters. Here each rank has a list of the places of its pairs,
+    and a heap says which rank comes next. The symbols are a linked list, so a merge moves nothing.
+    The time grows like n, but for the sorting of the places.
 
     >>> merge_many_symbols(["h", "e", "l", "l", "o"], {"h e": 0, "l o": 1, "he l": 2})
     ['hel', 'lo']
@@ -121,34 +122,55 @@ def merge_many_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     after = list(range(1, n + 1))
     # pair_ranks[i] is the rank of symbols[i] and the symbol after it.
     pair_ranks = [ranks.get(f"{left} {right}", inf) for left, right in pairwise(symbols)] + [inf]
-    # rank * n + i stands for (rank, i) in the heap: the same order, and faster to compare.
-    heap = [rank * n + i for i, rank in enumerate(pair_ranks) if rank < inf]
+    places = {inf: []}  # rank -> where pairs of this rank are, or once were
+    for i, rank in enumerate(pair_ranks):
+        if rank in places:
+            places[rank].append(i)
+        else:
+            places[rank] = [i]
+    del places[inf]
+    heap = list(places)
     heapq.heapify(heap)
     while heap:
-        rank, i = divmod(heapq.heappop(heap), n)
-        # The pair may be gone, because one of its symbols was merged with another. Comparing ranks
-        # is enough: if the pair that is now at i has the same rank, it is the same merge.
-        if pair_ranks[i] != rank:
-            continue
-        absorbed = after[i]
-        previous, following = before[i], after[absorbed]
-        symbols[i] += symbols[absorbed]
-        symbols[absorbed] = ""
-        pair_ranks[i] = inf
-        pair_ranks[absorbed] = inf
-        after[i] = following
-        # The new symbol makes new pairs, with the symbol before it and the one after it.
-        if previous >= 0:
-            rank = ranks.get(f"{symbols[previous]} {symbols[i]}", inf)
-            pair_ranks[previous] = rank
-            if rank < inf:
-                heapq.heappush(heap, rank * n + previous)
-        if following < n:
-            before[following] = i
-            rank = ranks.get(f"{symbols[i]} {symbols[following]}", inf)
-            pair_ranks[i] = rank
-            if rank < inf:
-                heapq.heappush(heap, rank * n + i)
+        rank = heapq.heappop(heap)
+        to_merge = places.pop(rank)
+        to_merge.sort(reverse=True)  # the leftmost is the last, where `pop` is fast
+        while to_merge:
+            i = to_merge.pop()
+            # The pair may be gone, because one of its symbols was merged with another. Comparing
+            # ranks is enough: if the pair that is now at i has this rank, it is the same merge.
+            if pair_ranks[i] != rank:
+                continue
+            absorbed = after[i]
+            previous, following = before[i], after[absorbed]
+            symbols[i] += symbols[absorbed]
+            symbols[absorbed] = ""
+            pair_ranks[i] = inf
+            pair_ranks[absorbed] = inf
+            after[i] = following
+            # The new symbol makes new pairs, with the symbol before it and the one after it. Their
+            # ranks are others than `rank`, since a rank belongs to one pair of symbols.
+            if previous >= 0:
+                new_rank = ranks.get(f"{symbols[previous]} {symbols[i]}", inf)
+                pair_ranks[previous] = new_rank
+                if new_rank in places:
+                    places[new_rank].append(previous)
+                elif new_rank < inf:
+                    places[new_rank] = [previous]
+                    heapq.heappush(heap, new_rank)
+            if following < n:
+                before[following] = i
+                new_rank = ranks.get(f"{symbols[i]} {symbols[following]}", inf)
+                pair_ranks[i] = new_rank
+                if new_rank in places:
+                    places[new_rank].append(i)
+                elif new_rank < inf:
+                    places[new_rank] = [i]
+                    heapq.heappush(heap, new_rank)
+            if to_merge and heap and heap[0] < rank:  # a new pair comes first, the others wait
+                places[rank] = to_merge
+                heapq.heappush(heap, rank)
+                break
     return [symbol for symbol in symbols if symbol]
 
 
