@@ -361,12 +361,12 @@ def test_somebodys_own_weights_win_over_the_checkpoint(openai_folder, metadata):
 
 
 def test_the_tokenizer_is_that_of_the_weights_which_are_read(openai_folder, mini):
-    """Each layout with a vocabulary of its own: "A" is 32 in GPT-2's, and 1032 in the other."""
+    """Each layout with a vocabulary of its own: "A" is 32 in GPT-2's, and 50224 in the other."""
     add_hugging_face_files(openai_folder, mini, None)
-    vocabulary = {token: 1000 + i for token, i in byte_level_vocab().items()}
+    vocabulary = json.loads((openai_folder / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary = {token: MINI["n_vocab"] - 1 - i for token, i in vocabulary.items()}
     (openai_folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (openai_folder / "merges.txt").write_text("#version: 0.2\n")
-    assert load("mini", openai_folder.parent)[0].encode("A") == [1032]
+    assert load("mini", openai_folder.parent)[0].encode("A") == [50224]
     add_hugging_face_files(openai_folder, mini, CONVERSION)  # then the checkpoint is read
     (openai_folder / "vocab.json").write_text(json.dumps(vocabulary))
     assert load("mini", openai_folder.parent)[0].encode("A") == [32]
@@ -395,8 +395,17 @@ def test_loading_imports_nothing_heavy(layout, request, tiny_folder, tiny):
 @pytest.fixture
 def tokens():
     """As much of a tokenizer as a folder needs."""
-    vocabulary = {"a": 0, "b": 1, "ab": 2, "\u0120": 3, "<|endoftext|>": 4}
-    return SimpleNamespace(encoder=vocabulary, bpe_ranks={("a", "b"): 0}, eot=4)
+    symbols = [*list(byte_level_vocab())[: TINY["n_vocab"] - 3], "\u0120", "AB", "<|endoftext|>"]
+    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
+    return SimpleNamespace(encoder=vocabulary, bpe_ranks={("A", "B"): 0}, eot=len(symbols) - 1)
+
+
+def other(tokens):
+    """A tokenizer of as many tokens, with other ids."""
+    vocabulary = {token: (i + 1) % len(tokens.encoder) for token, i in tokens.encoder.items()}
+    return SimpleNamespace(
+        encoder=vocabulary, bpe_ranks=tokens.bpe_ranks, eot=vocabulary["<|endoftext|>"]
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -446,9 +455,10 @@ def test_a_failed_save_leaves_the_old_model(tmp_path, tiny, tokens):
 
 
 def test_no_mixture_of_two_models_is_ever_whole(tmp_path, tiny, tokens, monkeypatch):
-    """A save over another model that ends between two of its four renames loses no weights."""
+    """A save over another model that ends between two of its renames loses no weights."""
+    monkeypatch.setattr(utils, "REPLACING_SECONDS", 0.1)  # nobody goes on with the save
     replace = Path.replace
-    for name in HUGGING_FACE_FILES:
+    for name in ("vocab.json", "model.safetensors"):  # config.json and merges.txt stay as they are
 
         def fail(path, target, name=name):
             if Path(target).name == name:
@@ -459,7 +469,7 @@ def test_no_mixture_of_two_models_is_ever_whole(tmp_path, tiny, tokens, monkeypa
         weights = (tmp_path / "tiny" / "model.safetensors").read_bytes()
         with monkeypatch.context() as patch, pytest.raises(OSError, match="plug"):
             patch.setattr(Path, "replace", fail)
-            utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+            utils.save_model_folder(tmp_path / "tiny", other(tokens), TINY, tiny)
         with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
             load("tiny", tmp_path)
         assert (tmp_path / "tiny" / "model.safetensors.old").read_bytes() == weights
