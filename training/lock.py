@@ -8,7 +8,6 @@ Left out: file systems without locks. There, nothing keeps two trainings apart.
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,18 +28,15 @@ TAKEN = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
 def only_training_in(folder: Path) -> Iterator[None]:
     """Make `folder` if need be, and keep every other training out of it meanwhile.
 
-    What a killed training left unfinished in it is removed. If the folder is new, and still empty
-    at the end, it is removed too. Raises OSError if another training has it, or if it cannot be
-    made or written to.
+    If the folder is new, and still empty at the end, it is removed. Raises OSError if another
+    training has it, or if it cannot be made or written to.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"--out {folder}: it cannot be written to")
-        with _locked(folder) as has_lock:
-            if has_lock:
-                _clear_unfinished(folder)
+        with _locked(folder):
             yield
     finally:
         for path in made:
@@ -49,15 +45,16 @@ def only_training_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock: -> whether the file system has one. Raises OSError if another holds it."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock, if the file system has one. Raises OSError if another process holds it."""
     if fcntl:
         path, flags = folder, os.O_RDONLY
     else:
         path, flags = folder / LOCK_FILE, os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags)
     try:
-        yield _try_to_lock(descriptor, folder)
+        _try_to_lock(descriptor, folder)
+        yield
     finally:
         os.close(descriptor)
         if not fcntl:
@@ -65,7 +62,7 @@ def _locked(folder: Path) -> Iterator[bool]:
                 path.unlink()
 
 
-def _try_to_lock(descriptor: int, folder: Path) -> bool:
+def _try_to_lock(descriptor: int, folder: Path) -> None:
     try:
         if fcntl:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,15 +71,3 @@ def _try_to_lock(descriptor: int, folder: Path) -> bool:
     except OSError as error:
         if error.errno in TAKEN:
             raise OSError(f"another training is running in {folder}: name another --out") from None
-        return False
-    return True
-
-
-def _clear_unfinished(folder: Path) -> None:
-    """Remove what was being written when a training was killed. Nobody writes there now."""
-    for path in folder.glob(f"{UNFINISHED}*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != LOCK_FILE:
-            with suppress(OSError):  # on Windows, where a virus scanner has it open
-                path.unlink()
