@@ -18,15 +18,18 @@ different ids for characters newer than that. Either way the ids decode to the s
 
 import codecs
 import functools
+import hashlib
 import heapq
 import json
 import operator
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
 from math import inf
+from typing import Any
 
 ENDOFTEXT = "<|endoftext|>"
 # The names of the vocabulary and of the merges.
@@ -41,7 +44,11 @@ SPLIT = r"'(?:s|t|re|ve|m|ll|d)| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 # after it either: `SPLIT` never looks back at what comes before a piece.
 BLOCK = re.compile(r".{200,}?[!-~](?=[ \n])|.+", re.DOTALL)
 
-LONG_PIECE = 20  # symbols; from this length on, `merge_many_symbols` is faster
+LONG_PIECE = 40  # symbols; from this length on, `merge_many_symbols` is faster
+# Of GPT-2's own vocabulary and merges, one file after the other.
+GPT2_SHA256 = "00f404d36600411e497efb3df08d3b4e094f0820e2595afcb7cbd0c4353d4fcb"
+MAX_TEXT_FILE = 100_000_000  # bytes
+BRACKETS = ("<>", "[]")  # how special tokens begin and end
 MAX_KNOWN_PIECES = 2**16  # some 15 MB
 MAX_KNOWN_LENGTH = 64  # characters
 
@@ -108,8 +115,9 @@ def merge_many_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     """The same as `merge_symbols`, but fast on long pieces.
 
     `merge_symbols` looks at all pairs before every merge: n * n steps for n symbols, which is
-    hours for a line of a million letters. Here the pairs that have a rank wait in a heap, and the
-    symbols are a linked list, so a merge moves nothing: n * log(n) steps.
+    hours for a line of a million letters. Here each rank has a list of the places of its pairs,
+    and a heap says which rank comes next. The symbols are a linked list, so a merge moves nothing.
+    The time grows like n, but for the sorting of the places.
 
     >>> merge_many_symbols(["h", "e", "l", "l", "o"], {"h e": 0, "l o": 1, "he l": 2})
     ['hel', 'lo']
@@ -121,34 +129,55 @@ def merge_many_symbols(symbols: list[str], ranks: dict[str, int]) -> list[str]:
     after = list(range(1, n + 1))
     # pair_ranks[i] is the rank of symbols[i] and the symbol after it.
     pair_ranks = [ranks.get(f"{left} {right}", inf) for left, right in pairwise(symbols)] + [inf]
-    # rank * n + i stands for (rank, i) in the heap: the same order, and faster to compare.
-    heap = [rank * n + i for i, rank in enumerate(pair_ranks) if rank < inf]
+    places = {inf: []}  # rank -> where pairs of this rank are, or once were
+    for i, rank in enumerate(pair_ranks):
+        if rank in places:
+            places[rank].append(i)
+        else:
+            places[rank] = [i]
+    del places[inf]
+    heap = list(places)
     heapq.heapify(heap)
     while heap:
-        rank, i = divmod(heapq.heappop(heap), n)
-        # The pair may be gone, because one of its symbols was merged with another. Comparing ranks
-        # is enough: if the pair that is now at i has the same rank, it is the same merge.
-        if pair_ranks[i] != rank:
-            continue
-        absorbed = after[i]
-        previous, following = before[i], after[absorbed]
-        symbols[i] += symbols[absorbed]
-        symbols[absorbed] = ""
-        pair_ranks[i] = inf
-        pair_ranks[absorbed] = inf
-        after[i] = following
-        # The new symbol makes new pairs, with the symbol before it and the one after it.
-        if previous >= 0:
-            rank = ranks.get(f"{symbols[previous]} {symbols[i]}", inf)
-            pair_ranks[previous] = rank
-            if rank < inf:
-                heapq.heappush(heap, rank * n + previous)
-        if following < n:
-            before[following] = i
-            rank = ranks.get(f"{symbols[i]} {symbols[following]}", inf)
-            pair_ranks[i] = rank
-            if rank < inf:
-                heapq.heappush(heap, rank * n + i)
+        rank = heapq.heappop(heap)
+        to_merge = places.pop(rank)
+        to_merge.sort(reverse=True)  # the leftmost is the last, where `pop` is fast
+        while to_merge:
+            i = to_merge.pop()
+            # The pair may be gone, because one of its symbols was merged with another. Comparing
+            # ranks is enough: if the pair that is now at i has this rank, it is the same merge.
+            if pair_ranks[i] != rank:
+                continue
+            absorbed = after[i]
+            previous, following = before[i], after[absorbed]
+            symbols[i] += symbols[absorbed]
+            symbols[absorbed] = ""
+            pair_ranks[i] = inf
+            pair_ranks[absorbed] = inf
+            after[i] = following
+            # The new symbol makes new pairs, with the symbol before it and the one after it. Their
+            # ranks are others than `rank`, since a rank belongs to one pair of symbols.
+            if previous >= 0:
+                new_rank = ranks.get(f"{symbols[previous]} {symbols[i]}", inf)
+                pair_ranks[previous] = new_rank
+                if new_rank in places:
+                    places[new_rank].append(previous)
+                elif new_rank < inf:
+                    places[new_rank] = [previous]
+                    heapq.heappush(heap, new_rank)
+            if following < n:
+                before[following] = i
+                new_rank = ranks.get(f"{symbols[i]} {symbols[following]}", inf)
+                pair_ranks[i] = new_rank
+                if new_rank in places:
+                    places[new_rank].append(i)
+                elif new_rank < inf:
+                    places[new_rank] = [i]
+                    heapq.heappush(heap, new_rank)
+            if to_merge and heap and heap[0] < rank:  # a new pair comes first, the others wait
+                places[rank] = to_merge
+                heapq.heappush(heap, rank)
+                break
     return [symbol for symbol in symbols if symbol]
 
 
@@ -261,21 +290,58 @@ def get_encoder(
     """Read the tokenizer in the folder `models_dir/model_name`.
 
     layouts: those that may be read. If the folder has the files of several, the first counts.
-    Raises FileNotFoundError if the files are not there, ValueError if one cannot be understood.
+    Raises FileNotFoundError if the files are not there, another OSError if one cannot be read,
+    ValueError if one cannot be understood or the two do not belong together.
     """
     folder = os.path.join(models_dir, model_name)
     for names in layouts:
         vocabulary_path, merges_path = [os.path.join(folder, name) for name in names]
         if os.path.isfile(vocabulary_path) and os.path.isfile(merges_path):
+            vocabulary_file, merges_file = read_file(vocabulary_path), read_file(merges_path)
+            is_gpt2s = hashlib.sha256(vocabulary_file + merges_file).hexdigest() == GPT2_SHA256
             with _path_in_errors(vocabulary_path):
-                vocabulary = _read_vocabulary(vocabulary_path)
+                vocabulary = parse_json(vocabulary_file)
+                if not is_gpt2s:
+                    _check_vocabulary(vocabulary)
             with _path_in_errors(merges_path):
-                return Encoder(vocabulary, _read_merges(merges_path))
+                merges = _merges_in(merges_file)
+                encoder = Encoder(vocabulary, merges)
+                if not is_gpt2s:  # it would take 30 ms, as long as all the rest
+                    _check_merges(merges, vocabulary)
+            return encoder
     needed = " or ".join(" and ".join(names) for names in layouts)
     found = [name for name in chain(*layouts) if os.path.isfile(os.path.join(folder, name))]
     raise FileNotFoundError(
         f"no tokenizer in {folder}: it needs {needed}, and has {', '.join(found) or 'none of them'}"
     )
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of a file of text, at most 100 MB.
+
+    Raises OSError with the path if it cannot be read, is larger, or is no file: opening a named
+    pipe would wait for a writer, reading a device may never end.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{os.fspath(path)} is not a file")
+    if status.st_size > MAX_TEXT_FILE:
+        raise OSError(f"{os.fspath(path)} has {status.st_size} bytes, more than {MAX_TEXT_FILE}")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def parse_json(content: bytes, **options: Any) -> Any:
+    """The value of a JSON text in UTF-8; `options` are those of `json.loads`. Raises ValueError.
+
+    >>> parse_json(b"[" * 1_000_000)
+    Traceback (most recent call last):
+    ValueError: its brackets are nested too deeply
+    """
+    try:
+        return json.loads(str(content, "utf-8"), **options)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
 
 
 @contextmanager
@@ -287,20 +353,48 @@ def _path_in_errors(path: str) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_vocabulary(path: str) -> dict[str, int]:
-    with open(path, encoding="utf-8") as file:
-        vocabulary = json.load(file)
+def _check_vocabulary(vocabulary: Any) -> None:
+    """Raise ValueError unless it is {token: id} with the ids 0 to n - 1, each once."""
     if vocabulary == {}:
         raise ValueError("the vocabulary has no tokens")
     if not isinstance(vocabulary, dict) or set(map(type, vocabulary.values())) != {int}:
         raise ValueError("not a JSON object of tokens and integer ids")
-    return vocabulary
+    ids, n_tokens = vocabulary.values(), len(vocabulary)
+    missing = set(range(n_tokens)).difference(ids)
+    if missing:  # so another is doubled, or not one of them
+        raise ValueError(
+            f"{n_tokens} tokens should have the ids 0 to {n_tokens - 1}, each once: "
+            f"{min(missing)} is missing, the ids go from {min(ids)} to {max(ids)}"
+        )
 
 
-def _read_merges(path: str) -> list[str]:
-    with open(path, encoding="utf-8") as file:
-        # str.splitlines would also split at characters that may be symbols of a merge.
-        lines = file.read().split("\n")
+def _merges_in(content: bytes) -> list[str]:
+    """The merges in a file, "left right" each."""
+    # str.splitlines would also split at characters that may be symbols of a merge.
+    lines = str(content, "utf-8").replace("\r\n", "\n").split("\n")
     if lines[0].startswith("#version"):
         del lines[0]
     return [line for line in lines if line]
+
+
+def _check_merges(merges: list[str], vocabulary: dict[str, int]) -> None:
+    """Raise ValueError unless the merges are those of the vocabulary, all of them.
+
+    Each merge is of two tokens, and makes a third. Each token of several symbols is made by one,
+    but for special ones like <|endoftext|>, which are told by their brackets. Without this check a
+    file that was cut short would give other ids, and no error.
+    """
+    if len(set(merges)) < len(merges):
+        doubled = next(left for left, right in pairwise(sorted(merges)) if left == right)
+        raise ValueError(f"the merge {doubled!r:.80} comes twice")
+    made = {merge.replace(" ", "") for merge in merges}
+    used = set(" ".join(merges).split(" ")) if merges else set()
+    unknown = (made | used) - vocabulary.keys()
+    if unknown:
+        raise ValueError(f"it has {min(unknown)!r:.80}, which is not in the vocabulary")
+    not_made = [t for t in vocabulary.keys() - made if len(t) > 1 and t[0] + t[-1] not in BRACKETS]
+    if not_made:
+        raise ValueError(
+            f"it lacks merges that make {min(not_made)!r:.80} and {len(not_made) - 1} other tokens "
+            "of the vocabulary: is it cut short?"
+        )

@@ -59,7 +59,7 @@ from fast.lookup import Guesses
 from fast.product import blas_threads_for, product
 from fast.schedule import by_columns, by_queries, by_rows
 from fast.threads import use_threads
-from utils import load_encoder_hparams_and_params
+from utils import load_encoder_hparams_and_params, notice_writers_of_mapped_files
 
 Array = np.ndarray
 
@@ -646,6 +646,7 @@ def generate_side_by_side(
 
 def load_model(model_size: str | None, models_dir: str):
     """(encoder, hparams, params) of the named model; default 124M, or offline the bundled one."""
+    notice_writers_of_mapped_files()
     if model_size is not None:
         return load_encoder_hparams_and_params(model_size, models_dir)
     try:

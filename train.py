@@ -3,7 +3,8 @@
 This file has the loop, what it writes, and the command line. What it is made of is in `training/`:
 `data.py` (documents, tokenizer, token ids), `layers.py` (the model with its backward pass),
 `muon.py` and `adamw.py` (the optimizers), `learning_rate.py` (how large their steps are over a
-run). Source of the whole: Radford et al., "Language Models are Unsupervised Multitask Learners",
+run), `checkpoint.py` (what a stopped run goes on from), `lock.py` (one training at a time in a
+folder). Source of the whole: Radford et al., "Language Models are Unsupervised Multitask Learners",
 2019.
 
 Left out: mixed precision, more than one machine, text that does not fit in memory.
@@ -30,7 +31,9 @@ from fast.threads import one_blas_thread
 from gpt2 import generate, generate_side_by_side
 from training.adamw import AdamW
 from training.checkpoint import (
+    Run,
     fingerprint,
+    forget_newest,
     load_checkpoint,
     save_checkpoint,
 )
@@ -44,6 +47,7 @@ from training.data import (
 )
 from training.layers import batch_loss, batch_loss_and_grads, init_params
 from training.learning_rate import trapezoid
+from training.lock import only_training_in
 from training.muon import Muon, is_block_matrix
 from training.unlikelihood import newline_ids, repeated_lines, unlikelihood_loss_and_grads
 from utils import (
@@ -90,6 +94,9 @@ class Options:
 
     def validate(self) -> None:
         """Raise ValueError for an option that is out of its range."""
+        for name in ("data", "held_out", "out", "tokenizer", "init_from"):
+            if getattr(self, name) == "":
+                raise ValueError(f"--{name} is empty: give it a value, or leave it out")
         for name in ("n_layer", "n_head", "n_embd", "n_ctx", "batch_size", "steps", "eval_every"):
             check(name, getattr(self, name), int, 1)
         if self.optimizer not in OPTIMIZERS:
@@ -108,6 +115,24 @@ class Options:
         check("seed", self.seed, int, 0)
         if self.n_embd % self.n_head:
             raise ValueError(f"--n_head {self.n_head} does not divide --n_embd {self.n_embd}")
+        self.check_memory()
+
+    def check_memory(self) -> None:
+        """Raise ValueError for sizes that the system cannot have memory for, before any work.
+
+        This counts less than a run takes: what each block keeps of a batch for the backward pass;
+        and parameters, their gradients and two averages.
+        """
+        widths = 0 if self.init_from else self.n_layer * self.n_embd  # else they are the model's
+        n_numbers = self.batch_size * self.n_ctx * (1 + 10 * widths)
+        n_numbers += 4 * 12 * widths * self.n_embd
+        try:
+            np.empty(n_numbers, np.float32)  # takes no memory until it is written to
+        except (MemoryError, ValueError):  # ValueError: no array may be that large
+            raise ValueError(
+                f"{4 * n_numbers / 1e9:.0f} GB of memory are needed for --n_layer {self.n_layer}, "
+                f"--n_embd {self.n_embd}, --n_ctx {self.n_ctx}, --batch_size {self.batch_size}"
+            ) from None
 
 
 OPTIMIZERS = ("muon", "adamw")
@@ -195,44 +220,46 @@ class Training:
 
     `history` has one dict for each evaluation, `best` is the lowest held-out loss, `n_tokens` is
     how many tokens it has learned from, `minutes` is the time that it has taken, all its sessions
-    together.
+    together. The folder --out has to be there.
     """
 
     def __init__(self, options: Options) -> None:
         self.options, self.out = options, Path(options.out)
         self.history, self.best, self.n_tokens, self.minutes = [], math.inf, 0, 0.0
+        self.saved_step = 0
         self.rng = np.random.default_rng(options.seed)
         self.check_folders()
-        run, arrays = self.load_checkpoint() if options.resume else ({}, {})
+        run, arrays, is_older = self.load_checkpoint() if options.resume else (None, {}, False)
         if options.init_from:
             self.load_model()
         self.read_data(run)
         if not options.init_from:
             self.make_model()
         self.make_optimizers()
-        if options.resume:
+        if run:
             self.restore(run, arrays)
         self.check_disk()
-        self.out.mkdir(parents=True, exist_ok=True)
+        if is_older:
+            forget_newest(self.out)
         self.draws_curve = matplotlib_found()
 
     def check_folders(self) -> None:
         """Refuse to write over something else, or to read what is not there, before any work."""
         options = self.options
-        there = list(self.out.iterdir()) if self.out.exists() else []
-        if not options.resume and any(not path.name.startswith(UNFINISHED) for path in there):
+        names = [path.name for path in self.out.iterdir()]
+        if not options.resume and any(not name.startswith(UNFINISHED) for name in names):
             raise FileExistsError(f"{self.out} is not empty: name another --out, or --resume it")
         if options.init_from and not Path(options.init_from).is_dir():
             raise FileNotFoundError(f"--init_from {options.init_from}: there is no such folder")
 
     def check_disk(self) -> None:
-        """Refuse to start where a checkpoint (parameters, two averages, twice) would not fit."""
-        folders = (self.out, *self.out.absolute().parents)
-        existing = next(folder for folder in folders if folder.exists())
-        needed = 7 * sum(p.nbytes for p in named(self.params).values())
-        free = shutil.disk_usage(existing).free
+        """Refuse to start where what a run writes would not fit: at most three checkpoints at a
+        time, each of parameters and two averages, and a model."""
+        in_full = 10 * sum(p.nbytes for p in named(self.params).values())
+        there = sum(path.stat().st_size for path in self.out.iterdir() if path.is_file())
+        needed, free = in_full - there, shutil.disk_usage(self.out).free
         if free < needed:
-            raise OSError(f"{existing} has {free} bytes left; checkpoints need {needed}")
+            raise OSError(f"{self.out} has {free} bytes left; a run needs {needed}")
 
     def load_model(self) -> None:
         """The model of --init_from with its tokenizer; float32 arrays that may be written to."""
@@ -245,25 +272,27 @@ class Training:
         self.encoder, self.hparams = encoder, hparams
         self.params = map_params(lambda name, p: np.array(p, np.float32), params)
 
-    def load_checkpoint(self) -> tuple[dict, dict[str, np.ndarray]]:
-        """What `save_state` wrote. Raises ValueError if the options are others now."""
+    def load_checkpoint(self) -> tuple[Run, dict[str, np.ndarray], bool]:
+        """What `save_state` wrote, and whether it is the one before the newest, which is damaged.
+
+        Raises ValueError if the options are others now.
+        """
         try:
             run, arrays, damaged = load_checkpoint(self.out)
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"--resume: {error}") from None
         for line in damaged:
-            say(f"{line}; going on from the checkpoint before it, step {run['n_steps']}")
-        before = run["options"]
+            say(f"{line}; going on from the checkpoint before it, step {run.n_steps}")
         changed = [
-            f"--{name} {before.get(name)}"
+            f"--{name} {run.options.get(name)}"
             for name, value in asdict(self.options).items()
-            if name not in MAY_CHANGE and before.get(name) != value
+            if name not in MAY_CHANGE and run.options.get(name) != value
         ]
         if changed:
             raise ValueError(f"--resume: the run in {self.out} had {', '.join(changed)}")
-        return run, arrays
+        return run, arrays, bool(damaged)
 
-    def read_data(self, run: dict) -> None:
+    def read_data(self, run: Run | None) -> None:
         """Documents -> training and held-out ids, and always the same held-out windows.
 
         A new model's encoder is made here too, since it may learn from the training documents. That
@@ -272,7 +301,7 @@ class Training:
         options = self.options
         train, held_out = self.read_texts()
         if run:
-            self.encoder = Encoder(run["vocabulary"], run["merges"])
+            self.encoder = Encoder(run.vocabulary, run.merges)
         elif not options.init_from:
             with said_if_slow(f"making the tokenizer {options.tokenizer}"):
                 self.encoder = make_encoder(options.tokenizer, train)
@@ -284,10 +313,11 @@ class Training:
             "held-out documents": fingerprint(self.held_out_ids),
         }
         for what, now in self.data.items():
-            if run and run["data"][what] != now:
+            if run and run.data.get(what) != now:
                 raise ValueError(
                     f"--resume: the {what} of the run in {self.out} were others "
-                    f"({run['data'][what]}; now {now}): give it the same --data, or a new --out"
+                    f"({run.data.get(what)}; now {now}): give it the same --data (without one: "
+                    "the same Python, for its standard library), or a new --out"
                 )
         if min(len(self.train_ids), len(self.held_out_ids)) <= options.n_ctx:
             raise ValueError(
@@ -298,7 +328,9 @@ class Training:
         self.document_starts = np.append(0, ends + 1)
         self.newlines = newline_ids(self.encoder)
         self.held_out_batch = spread_windows(self.held_out_ids, options.n_ctx)
-        n_bytes = sum(len(text.encode("utf-8")) + 1 for text in held_out)  # 1: <|endoftext|>
+        # A lone surrogate, which JSON may have, is encoded as U+FFFD: three bytes either way.
+        n_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in held_out)
+        n_bytes += len(held_out)  # one for each <|endoftext|>
         self.tokens_per_byte = len(self.held_out_ids) / n_bytes
 
     def read_texts(self) -> tuple[list[str], list[str]]:
@@ -342,10 +374,12 @@ class Training:
         """Train until --steps or --minutes are over; evaluate and save on the way.
 
         There is a checkpoint from the first moment on, so that a run can be resumed whenever it is
-        stopped.
+        stopped. What is written after it is written once more on resuming.
         """
         if not self.options.resume:
             self.save_state()
+        elif self.history:
+            self.write_history()
         self.started = time.monotonic() - 60 * self.minutes
         losses = []  # since the last evaluation
         # BLAS keeps to one thread between the batches too. Its own threads would wait for more
@@ -482,14 +516,18 @@ class Training:
             self.best = held_out_loss
             self.save_model()
         self.save_state()
-        write_log(self.out / "log.csv", self.history)
-        if self.draws_curve:
-            write_loss_svg(self.out / "loss.svg", self.history)
+        self.write_history()
         say(
             f"step {row['step']}: loss {loss:.4f}, held-out {held_out_loss:.4f} "
             f"({row['bits_per_byte']:.4f} bits per byte), {self.minutes:.1f} minutes"
         )
         say(textwrap.indent(self.sample(), "    "))
+
+    def write_history(self) -> None:
+        """The losses so far, as a table and as a drawing."""
+        write_log(self.out / "log.csv", self.history)
+        if self.draws_curve:
+            write_loss_svg(self.out / "loss.svg", self.history)
 
     def sample(self, n_tokens: int = 60) -> str:
         """A text by the model as it is now, always with the same draws."""
@@ -526,27 +564,37 @@ class Training:
 
     def save_state(self) -> None:
         """Write all that the rest of the run depends on."""
-        run = {
-            "options": asdict(self.options),
-            "data": self.data,
-            "vocabulary": self.encoder.encoder,
-            "merges": [" ".join(pair) for pair in self.encoder.bpe_ranks],
-            "history": self.history,
-            "n_steps": self.n_steps,
-            "n_tokens": self.n_tokens,
-            "minutes": self.minutes,
-            "best": self.best,
-            "rng": self.rng.bit_generator.state,
-        }
+        run = Run(
+            options=asdict(self.options),
+            data=self.data,
+            hparams=self.hparams,
+            vocabulary=self.encoder.encoder,
+            merges=[" ".join(pair) for pair in self.encoder.bpe_ranks],
+            history=self.history,
+            n_steps=self.n_steps,
+            n_tokens=self.n_tokens,
+            minutes=self.minutes,
+            best=self.best,
+            rng=self.rng.bit_generator.state,
+        )
         save_checkpoint(self.out, run, self.state_arrays())
+        self.saved_step = self.n_steps
 
-    def restore(self, run: dict, arrays: dict[str, np.ndarray]) -> None:
-        """Go back to where `save_state` was."""
-        for name, array in self.state_arrays().items():
+    def restore(self, run: Run, arrays: dict[str, np.ndarray]) -> None:
+        """Go back to where `save_state` was. Raises ValueError if the model is another one now."""
+        here = self.state_arrays()
+        shapes = {name: array.shape for name, array in here.items()}
+        saved_shapes = {name: array.shape for name, array in arrays.items()}
+        if run.hparams != self.hparams or saved_shapes != shapes:
+            raise ValueError(
+                f"--resume: the run in {self.out} has a model of {run.hparams}, not {self.hparams}"
+            )
+        for name, array in here.items():
             array[...] = arrays[name]
-        self.history, self.minutes, self.best = run["history"], run["minutes"], run["best"]
-        self.adamw.n_steps, self.n_tokens = run["n_steps"], run["n_tokens"]
-        self.rng.bit_generator.state = run["rng"]
+        self.history, self.minutes, self.best = run.history, run.minutes, run.best
+        self.adamw.n_steps, self.n_tokens = run.n_steps, run.n_tokens
+        self.rng.bit_generator.state = run.rng
+        self.saved_step = run.n_steps
 
 
 # ---------------------------------------------------------------- the command line
@@ -685,13 +733,18 @@ def main(
         resume=resume,
     )
     options.validate()
-    training = Training(options)
-    n_params = sum(p.size for p in named(training.params).values())
-    say(
-        f"{len(training.train_ids)} tokens to train on, {len(training.held_out_ids)} held out, "
-        f"{len(training.encoder.encoder)} in the vocabulary; {n_params} parameters"
-    )
-    training.train()
+    with only_training_in(Path(out)):
+        training = Training(options)
+        n_params = sum(p.size for p in named(training.params).values())
+        say(
+            f"{len(training.train_ids)} tokens to train on, {len(training.held_out_ids)} held out, "
+            f"{len(training.encoder.encoder)} in the vocabulary; {n_params} parameters"
+        )
+        try:
+            training.train()
+        except KeyboardInterrupt:
+            say(f"stopped; step {training.saved_step} is kept: --resume goes on from there")
+            raise
 
 
 if __name__ == "__main__":

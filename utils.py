@@ -31,21 +31,36 @@ import filecmp
 import functools
 import hashlib
 import json
+import math
 import mmap
 import os
 import queue
 import re
+import signal
 import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from encoder import HUGGING_FACE_LAYOUT, OPENAI_LAYOUT, Encoder, get_encoder
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from encoder import (
+    HUGGING_FACE_LAYOUT,
+    OPENAI_LAYOUT,
+    Encoder,
+    get_encoder,
+    parse_json,
+    read_file,
+)
 
 # ------------------------------------------------------------------ parameters
 
@@ -130,6 +145,7 @@ def _collect(
     `shapes` lists all tensors of the file by their names there; `read(name)` returns the values of
     one, in any shape. Raises ValueError for a tensor that is missing or has another shape.
     """
+    _check_n_layer(path, hparams["n_layer"], name_in_file, shapes)
 
     def parameter(name, shape):
         name = name_in_file(name)
@@ -138,22 +154,108 @@ def _collect(
         if tuple(shapes[name]) not in (shape, (1, *shape)):  # OpenAI: [1, n_in, n_out]
             raise ValueError(f"{path}: {name} should be {shape}, is {tuple(shapes[name])}")
         try:
-            # Copies only what is not float32 yet, or not at a multiple of four bytes.
-            return np.require(read(name), np.float32, ["ALIGNED"]).reshape(shape)
+            with np.errstate(over="ignore"):  # too large for float32: `_check_finite` says so
+                # Copies only what is not float32 yet, or not at a multiple of four bytes.
+                return np.require(read(name), np.float32, ["ALIGNED"]).reshape(shape)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: cannot read {name}: {error}") from None
 
-    n_layer = hparams["n_layer"]
-    one_more = name_in_file(f"blocks.{n_layer}.ln_1.g")
-    if one_more in shapes:
-        raise ValueError(f"{path}: n_layer is {n_layer}, but there is {one_more}")
     return map_params(parameter, parameter_shapes(hparams))
+
+
+def _check_n_layer(
+    path: str | Path, n_layer: int, name_in_file: Callable[[str], str], names: Container[str]
+) -> None:
+    """Raise ValueError unless a file has the tensors (`names`) of `n_layer` blocks, and no more.
+
+    That comes first, because the shapes of a million blocks would fill the memory.
+    """
+    last, one_more = [name_in_file(f"blocks.{i}.ln_1.g") for i in (n_layer - 1, n_layer)]
+    if last not in names:
+        raise ValueError(f"{path}: n_layer is {n_layer}, but {last} is missing")
+    if one_more in names:
+        raise ValueError(f"{path}: n_layer is {n_layer}, but there is {one_more}")
 
 
 def _map_file(path: str | Path) -> memoryview:
     """The bytes of a file, read-only. They are read from disk when they are first used."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a named pipe would wait for a writer
+        raise OSError(f"{path} is not a file")
     with open(path, "rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        try:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise OSError(f"cannot map {path} into memory: {error.strerror}") from None
+        _notice_writers(path, file)
+        return data
+
+
+# Another process may cut or overwrite a file while it is mapped. A cut kills this process with
+# SIGBUS as soon as it uses a page that is gone; NumPy is in the middle of it, so no handler in
+# Python can run. But Linux has leases (fcntl(2), F_SETLEASE): a process that opens the file for
+# writing, or cuts it, has to wait while we are sent SIGIO, until we let the file go.
+
+_noticed_paths: list[str] = []
+
+
+def notice_writers_of_mapped_files() -> None:
+    """For programs, before they load a model: raise OSError in the main thread as soon as another
+    process opens a file for writing that is mapped, and so end before it is changed.
+
+    On Linux, for files on a local disk that belong to the user; elsewhere it does nothing.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if hasattr(signal, "SIGIO") and is_main_thread:
+        signal.signal(signal.SIGIO, _raise_for_writer)
+
+
+def _raise_for_writer(signal_number: int, frame: Any) -> None:
+    paths = " or ".join(_noticed_paths)
+    raise OSError(f"another program opened {paths} for writing while it was in use")
+
+
+def _notice_writers(path: str | Path, file: BinaryIO) -> None:
+    """Take a lease on a file, for as long as it is mapped, if the program waits for its end."""
+    if not hasattr(signal, "SIGIO") or signal.getsignal(signal.SIGIO) is not _raise_for_writer:
+        return
+    try:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except (AttributeError, OSError):
+        return  # not Linux, a network's file system, somebody else's file, already being written
+    if str(path) not in _noticed_paths:
+        _noticed_paths.append(str(path))
+
+
+def _check_finite(path: str | Path, params: dict, name_in_file: Callable[[str], str]) -> None:
+    """Raise ValueError for a tensor with a NaN or an infinity in it.
+
+    A sum is finite only if all its terms are; it takes the time of reading the array once.
+    """
+    for name, array in named(params).items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            may_be_bad = not np.isfinite(array.sum())  # or finite, but too large for a sum
+        if may_be_bad and not np.isfinite(array).all():
+            n_bad = np.count_nonzero(~np.isfinite(array))
+            raise ValueError(
+                f"{path}: {name_in_file(name)} has {n_bad} values that are NaN or infinite"
+            )
+
+
+def _parse_object(content: bytes) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError if it is none, or has a key twice."""
+
+    def unique_keys(pairs):
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            keys = sorted(key for key, _ in pairs)
+            doubled = next(left for left, right in pairwise(keys) if left == right)
+            raise ValueError(f"the key {doubled!r:.80} comes twice")
+        return values
+
+    values = parse_json(content, object_pairs_hook=unique_keys)
+    if not isinstance(values, dict):
+        raise ValueError("it is not a JSON object")
+    return values
 
 
 def _read_hparams(path: Path, names: dict[str, str]) -> tuple[dict[str, int], dict]:
@@ -162,13 +264,13 @@ def _read_hparams(path: Path, names: dict[str, str]) -> tuple[dict[str, int], di
     `names` maps our names of the hparams to those in the file.
     """
     try:
-        config = json.loads(path.read_bytes())
+        config = _parse_object(read_file(path))
         hparams = {ours: config[theirs] for ours, theirs in names.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a complete, valid configuration: {error!r}") from None
     for name, number in hparams.items():
         if type(number) is not int or number < 1:
-            raise ValueError(f"{path}: {names[name]} should be 1 or more, is {number!r}")
+            raise ValueError(f"{path}: {names[name]} should be 1 or more, is {number!r:.80}")
     if hparams["n_embd"] % hparams["n_head"]:
         n_embd, n_head = hparams["n_embd"], hparams["n_head"]
         raise ValueError(f"{path}: n_embd {n_embd} should be a multiple of n_head {n_head}")
@@ -382,7 +484,7 @@ def _read_bundle_entry(message: bytes) -> _BundleEntry:
 
 def _read_index(path: Path) -> dict[str, _BundleEntry]:
     """{name: entry} of every tensor in a checkpoint's index file."""
-    table = _read_table(path.read_bytes())
+    table = _read_table(read_file(path))
     if b"" not in table:
         raise ValueError("it has no header")
     _check_bundle_header(table.pop(b""))
@@ -446,6 +548,7 @@ def _read_checkpoint_with_tensorflow(prefix: str, hparams: dict[str, int], why: 
         try:
             reader = tf.train.load_checkpoint(prefix)
             shapes = reader.get_variable_to_shape_map()
+            _check_n_layer(prefix, hparams["n_layer"], _openai_name, shapes)
             names = {_openai_name(name) for name in named(parameter_shapes(hparams))}
             arrays = {name: reader.get_tensor(name) for name in names & shapes.keys()}
         except Exception as error:  # of many types, with many lines
@@ -479,18 +582,21 @@ def _checkpoint_prefix(model_dir: str) -> str | None:
     such file, or it does not say.
     """
     try:
-        text = Path(model_dir, "checkpoint").read_text(encoding="utf-8", errors="replace")
+        text = str(read_file(Path(model_dir, "checkpoint")), "utf-8", "replace")
     except OSError:
         return None
     path = re.search(r'^\s*model_checkpoint_path:\s*"(.+)"', text, re.MULTILINE)
     return re.split(r"[/\\]", path[1])[-1] if path else None
 
 
+def _openai_prefix(model_dir: str) -> str:
+    return os.path.join(model_dir, _checkpoint_prefix(model_dir) or "model.ckpt")
+
+
 def _read_openai_folder(model_dir: str) -> tuple[dict[str, int], dict]:
     """-> hparams, params of a folder in OpenAI's layout."""
     hparams, _ = _read_hparams(Path(model_dir, "hparams.json"), OPENAI_HPARAMS)
-    prefix = os.path.join(model_dir, _checkpoint_prefix(model_dir) or "model.ckpt")
-    return hparams, load_gpt2_params_from_tf_ckpt(prefix, hparams)
+    return hparams, load_gpt2_params_from_tf_ckpt(_openai_prefix(model_dir), hparams)
 
 
 # ------------------------------------------------------------------ Hugging Face's layout
@@ -513,6 +619,7 @@ SUPPORTED_CONFIG = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, as in the safetensors library
 # NumPy's names for the dtypes. It has no bfloat16: we read its bits, and convert them.
 SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -528,30 +635,53 @@ class _SafetensorsEntry(NamedTuple):
 
 def _read_hugging_face_hparams(model_dir: str) -> dict[str, int]:
     """The hparams in `config.json`. Raises ValueError if `gpt2.gpt2` does not compute the model."""
-    hparams, config = _read_hparams(Path(model_dir, "config.json"), HUGGING_FACE_HPARAMS)
+    path = Path(model_dir, "config.json")
+    hparams, config = _read_hparams(path, HUGGING_FACE_HPARAMS)
     supported = {**SUPPORTED_CONFIG, "n_inner": (None, 4 * hparams["n_embd"])}
     for key, values in supported.items():
         value = config.get(key, values[0])
         if value not in values:
-            raise ValueError(f"{model_dir}: {key} is {value!r}; only {values} can be computed")
+            raise ValueError(f"{path}: {key} is {value!r:.80}; only {values} can be computed")
     return hparams
 
 
 def _read_safetensors_header(data: memoryview) -> tuple[dict, int]:
     """-> the JSON object in the header, and where the header ends."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8:end]))
-    if not isinstance(header, dict):
-        raise ValueError("its header is not a JSON object")
-    return header, end
+    size = int.from_bytes(data[:8], "little")
+    if size > min(MAX_SAFETENSORS_HEADER, len(data) - 8):
+        raise ValueError(f"a header of {size} bytes is not possible")
+    return _parse_object(bytes(data[8 : 8 + size])), 8 + size
 
 
-def _safetensors_entry(name: str, fields: dict) -> _SafetensorsEntry:
-    """What the header says of a tensor, from its JSON object."""
-    begin, end = fields["data_offsets"]
-    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
-        raise ValueError(f"{name} cannot be at the bytes from {begin!r} to {end!r}")
-    return _SafetensorsEntry(fields["dtype"], tuple(fields["shape"]), begin, end)
+def _safetensors_entry(name: str, fields: Any) -> _SafetensorsEntry:
+    """What the header says of a tensor, from its JSON object. Raises ValueError for nonsense."""
+    try:
+        dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+        begin, end = offsets
+        numbers = [*shape, begin, end]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{name!r:.80} is {fields!r:.80}") from None
+    if type(dtype) is not str or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(f"{name!r:.80} cannot be {fields!r:.200}")
+    if dtype in SAFETENSORS_DTYPES:
+        size = np.dtype(SAFETENSORS_DTYPES[dtype]).itemsize * math.prod(shape)
+        if end - begin != size:
+            raise ValueError(f"{name!r:.80} has {size} bytes, but {end - begin} in the file")
+    return _SafetensorsEntry(dtype, tuple(shape), begin, end)
+
+
+def _check_places(entries: dict[str, _SafetensorsEntry], n_bytes: int) -> None:
+    """Raise ValueError unless the tensors fill the file: without holes, overlaps or a rest."""
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != end or entry.end < entry.begin:
+            raise ValueError(
+                f"{name!r:.80} is at the bytes {entry.begin} to {entry.end}, the tensor before it "
+                f"ends at {end}"
+            )
+        end = entry.end
+    if end != n_bytes:
+        raise ValueError(f"it has {n_bytes} bytes of values, its header {end}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, _SafetensorsEntry], dict, memoryview]:
@@ -559,18 +689,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, _SafetensorsEntry], dict, m
     try:
         data = _map_file(path)
         header, header_end = _read_safetensors_header(data)
-        metadata = dict(header.pop("__metadata__", {}))
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is not a JSON object")
+        entries = {name: _safetensors_entry(name, fields) for name, fields in header.items()}
         values = data[header_end:]
-        entries = {
-            name.removeprefix("transformer."): _safetensors_entry(name, fields)
-            for name, fields in header.items()
-        }
-        values_end = max((entry.end for entry in entries.values()), default=0)
-        if values_end != len(values):
-            raise ValueError(f"it has {len(values)} bytes of values, its header {values_end}")
-    except (ValueError, KeyError, TypeError) as error:
+        _check_places(entries, len(values))
+        by_name = {name.removeprefix("transformer."): entry for name, entry in entries.items()}
+        if len(by_name) < len(entries):
+            raise ValueError("it has a tensor twice, with transformer. before its name and without")
+    except ValueError as error:
         raise ValueError(f"{path} is not a complete, valid safetensors file: {error}") from None
-    return entries, metadata, values
+    return by_name, metadata, values
 
 
 def _safetensors_array(values: memoryview, entry: _SafetensorsEntry) -> np.ndarray:
@@ -609,6 +739,80 @@ def _is_conversion(model_dir: str) -> bool:
 
 
 UNFINISHED = "unfinished-"  # how a name begins while the file or folder is being written
+DAY = 86400  # seconds
+
+
+def _open_locked(path: Path) -> int | None:
+    """A file descriptor with the lock of an unfinished file or folder, None if there are no locks.
+
+    The system ends a lock when its process ends, however that ends. Raises BlockingIOError if
+    another process has the lock, another OSError if the file cannot be opened.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder.
+
+    Where there are no locks, what is a day old is taken for that.
+    """
+    for path in folder.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # a living process writes it; or it is gone, or a link
+            descriptor = _open_locked(path)
+            if descriptor is not None or time.time() - path.lstat().st_mtime > DAY:
+                _remove(path)
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path, make: Callable[[], Path]) -> Iterator[Path]:
+    """A new temporary file or folder in `folder`, which `make` makes; locked, and removed after.
+
+    First, those of killed processes are removed. Raises BlockingIOError if another process has it.
+    """
+    _clear_unfinished(folder)
+    attempts = 20
+    while True:
+        path = make()
+        try:
+            descriptor = _open_locked(path)
+            if descriptor is None or os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                break
+            os.close(descriptor)
+        except (BlockingIOError, FileNotFoundError):
+            # Another process may have taken it for unfinished, before it was locked.
+            attempts -= 1
+            if not attempts:
+                raise
+            time.sleep(0.02)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -618,13 +822,20 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises OSError with the name of `path` if it cannot be written.
     """
     temporary = path.with_name(UNFINISHED + path.name)
+
+    def make():
+        # Never through a link: its target would be emptied.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666))
+        return temporary
+
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _unfinished(path.parent, make):
+            yield temporary
+            os.replace(temporary, path)
+    except BlockingIOError:
+        raise OSError(f"cannot write {path}: another process is writing it") from None
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -657,35 +868,107 @@ def save_model_folder(
     """Write a model in Hugging Face's layout, which `transformers` can read as well.
 
     dtype: of the weights on disk, float32 or float16. All four files are written elsewhere first,
-    so that an unfinished folder is never taken for a model. Weights that are there already stay
-    as `model.safetensors.old` until the new files are in place. Raises OSError if writing fails.
+    so that an unfinished folder is never taken for a model. If a model with the same configuration
+    and vocabulary is there, as in training, its weights are replaced in one step. Those of another
+    model stay as `model.safetensors.old` until the new files are in place; who loads the folder
+    meanwhile waits for that. Raises OSError if writing fails, ValueError for weights that are not
+    finite, or a vocabulary of another size than n_vocab.
     """
-    from tempfile import TemporaryDirectory
+    from tempfile import mkdtemp
 
+    if len(encoder.encoder) != hparams["n_vocab"]:
+        raise ValueError(f"{len(encoder.encoder)} tokens do not fit n_vocab {hparams['n_vocab']}")
     config = {key: values[0] for key, values in SUPPORTED_CONFIG.items()}
     for ours, theirs in HUGGING_FACE_HPARAMS.items():
         config[theirs] = hparams[ours]
     config |= {"architectures": ["GPT2LMHeadModel"], "torch_dtype": np.dtype(dtype).name}
     config |= {"bos_token_id": encoder.eot, "eos_token_id": encoder.eot, "n_ctx": hparams["n_ctx"]}
     merges = "".join(f"{left} {right}\n" for left, right in encoder.bpe_ranks)
-    tensors = {
-        _hugging_face_name(name): np.asarray(array, dtype, "C")
-        for name, array in named(params).items()
-    }
+    with np.errstate(over="ignore"):  # of values too large for float16: refused below
+        stored = map_params(lambda name, array: np.asarray(array, dtype, "C"), params)
+    _check_finite(f"cannot write {model_dir}", stored, _hugging_face_name)
+    tensors = {_hugging_face_name(name): array for name, array in named(stored).items()}
 
     os.makedirs(model_dir, exist_ok=True)
-    with TemporaryDirectory(prefix=UNFINISHED, dir=model_dir) as temporary:
-        Path(temporary, "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        Path(temporary, "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
-        Path(temporary, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
-        _write_safetensors(Path(temporary, "model.safetensors"), tensors)
-        # Without weights the folder is not complete, so new files never go with old weights.
-        old_weights = Path(model_dir, "model.safetensors.old")
-        if Path(model_dir, "model.safetensors").exists():
-            Path(model_dir, "model.safetensors").replace(old_weights)
-        for name in HUGGING_FACE_FILES:  # the weights last
-            Path(temporary, name).replace(Path(model_dir, name))
+    folder = Path(model_dir)
+    with _unfinished(folder, lambda: Path(mkdtemp(prefix=UNFINISHED, dir=model_dir))) as temporary:
+        (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        (temporary / "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
+        (temporary / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
+        _write_safetensors(temporary / "model.safetensors", tensors)
+        _put_in_place(temporary, folder)
+    _mark_finite(folder / "model.safetensors", _version(folder / "model.safetensors"))
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Move the four files of a model into a folder, in an order that never leaves a mixture.
+
+    The three small files change only while there are no weights, and without weights the folder
+    is not complete. If the small files are the same as before, they stay.
+    """
+    weights, old_weights = folder / "model.safetensors", folder / "model.safetensors.old"
+    small_files = [name for name in HUGGING_FACE_FILES if name != weights.name]
+    changed = [name for name in small_files if not _same_content(temporary / name, folder / name)]
+    moves_aside = bool(changed) and weights.exists()
+    if moves_aside:
+        weights.replace(old_weights)
+    for name in changed:
+        (temporary / name).replace(folder / name)
+    (temporary / weights.name).replace(weights)
+    if moves_aside:
         old_weights.unlink(missing_ok=True)
+
+
+def _same_content(path: Path, other: Path) -> bool:
+    try:
+        return read_file(path) == read_file(other)
+    except OSError:
+        return False
+
+
+# That all weights are finite is noted beside a large file, or every start would read all of it.
+
+MARKED_SIZE = 1 << 26  # bytes, which are read in some 5 ms
+
+
+def _version(path: str | Path) -> tuple[int, int, int] | None:
+    """Changes when the file is written or replaced; None if there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _finite_mark(path: str | Path, version: tuple[int, int, int]) -> tuple[Path, str]:
+    """The file that says that the weights in `path` are finite, and what is in it.
+
+    Without the inode, so that a copy of the folder with its times is not read again.
+    """
+    size, time_ns, _ = version
+    return Path(f"{path}.finite"), f"size {size} mtime_ns {time_ns}\n"
+
+
+def _mark_finite(path: str | Path, version: tuple[int, int, int] | None) -> None:
+    """Note that the weights in a version of a large file are finite, if the folder can be written.
+
+    Whoever replaces the file changes its time, and so the note no longer counts.
+    """
+    if version is None or version[0] < MARKED_SIZE:
+        return
+    mark, content = _finite_mark(path, version)
+    with contextlib.suppress(OSError), replacing(mark) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def _is_marked_finite(path: str | Path, version: tuple[int, int, int] | None) -> bool:
+    if version is None or version[0] < MARKED_SIZE:
+        return False
+    mark, content = _finite_mark(path, version)
+    try:
+        return read_file(mark) == content.encode()
+    except OSError:
+        return False
 
 
 # ------------------------------------------------------------------ fetching a file
@@ -1322,15 +1605,79 @@ def _complete_layout(model_size: str, model_dir: str) -> tuple[str, str] | None:
     return None
 
 
+REPLACING_SECONDS = 2  # how long to wait for another process that replaces a model
+
+
+def _files_of_layout(model_dir: str, layout: tuple[str, str]) -> list[str]:
+    """The paths of the files that are read, the weights last."""
+    if layout == HUGGING_FACE_LAYOUT:
+        return [os.path.join(model_dir, name) for name in HUGGING_FACE_FILES]
+    names = ("checkpoint", "hparams.json", *OPENAI_LAYOUT)
+    prefix = _openai_prefix(model_dir)
+    paths = [os.path.join(model_dir, name) for name in names]
+    return [*paths, f"{prefix}.index", f"{prefix}.data-00000-of-00001"]
+
+
+def _is_being_replaced(model_dir: str) -> bool:
+    """Whether `save_model_folder` has moved the old weights aside, and not put new ones there."""
+    weights = os.path.join(model_dir, "model.safetensors")
+    return os.path.exists(f"{weights}.old") and not os.path.exists(weights)
+
+
+def _settled_layout(model_size: str, model_dir: str) -> tuple[str, str] | None:
+    """What `_complete_layout` says once nobody is replacing the model, or no longer seems to."""
+    deadline = time.monotonic() + REPLACING_SECONDS
+    layout = _complete_layout(model_size, model_dir)
+    while layout is None and _is_being_replaced(model_dir) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        layout = _complete_layout(model_size, model_dir)
+    # A model that was replaced while we looked is complete now.
+    return layout or _complete_layout(model_size, model_dir)
+
+
 def _read_model(model_dir: str, layout: tuple[str, str]) -> tuple[Encoder, dict[str, int], dict]:
-    """-> encoder, hparams, params of a folder that is complete in a layout."""
+    """-> encoder, hparams, params of a folder that is complete in a layout; all of one model.
+
+    If a file was replaced while it was read, which `save_model_folder` does, it is read again.
+    """
+    deadline = time.monotonic() + REPLACING_SECONDS
+    while True:
+        paths = _files_of_layout(model_dir, layout)
+        versions = [_version(path) for path in paths]
+        try:
+            model, error = _read_model_once(model_dir, layout, paths[-1], versions[-1]), None
+        except (ValueError, OSError) as caught:
+            model, error = None, caught
+        is_settled = versions == [_version(path) for path in paths]
+        lacks_weights = layout == HUGGING_FACE_LAYOUT and _is_being_replaced(model_dir)
+        if (is_settled and not lacks_weights) or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    if error:
+        raise error
+    if not is_settled:
+        raise OSError(f"{model_dir} is being written by another process")
+    return model
+
+
+def _read_model_once(
+    model_dir: str, layout: tuple[str, str], weights: str, version: tuple[int, int, int] | None
+) -> tuple[Encoder, dict[str, int], dict]:
     # The tokenizer and the weights of the same layout: in a folder with both they may differ.
-    folder = Path(model_dir)
-    encoder = get_encoder(folder.name, str(folder.parent), [layout])
+    models_dir, name = os.path.split(model_dir)
+    encoder = get_encoder(name, models_dir, [layout])
     if layout == OPENAI_LAYOUT:
-        hparams, params = _read_openai_folder(model_dir)
+        (hparams, params), name_in_file = _read_openai_folder(model_dir), _openai_name
     else:
-        hparams, params = _read_hugging_face_folder(model_dir)
+        (hparams, params), name_in_file = _read_hugging_face_folder(model_dir), _hugging_face_name
+    if len(encoder.encoder) != hparams["n_vocab"]:
+        raise ValueError(
+            f"{os.path.join(model_dir, layout[0])} has {len(encoder.encoder)} tokens, "
+            f"but the model has {hparams['n_vocab']}, one for each row of {name_in_file('wte')}"
+        )
+    if not _is_marked_finite(weights, version):
+        _check_finite(weights, params, name_in_file)
+        _mark_finite(weights, version)
     return encoder, hparams, params
 
 
@@ -1625,7 +1972,6 @@ def download_gpt2_files(model_size: str, model_dir: str) -> None:
 
 # ------------------------------------------------------------------ loading a model
 
-
 def _check_model_size(model_size: str, models_dir: str) -> None:
     """Raise ValueError unless it names a folder within `models_dir`: NAME, or OWNER/NAME."""
     names = model_size.split("/")
@@ -1645,12 +1991,16 @@ def load_encoder_hparams_and_params(
     model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub;
     or any other folder that is there. hparams: n_vocab, n_ctx, n_embd, n_head, n_layer. params:
     nested as in `parameter_shapes`, float32, wherever possible read-only views of the file.
-    Raises what `download_gpt2_files` and `load_gpt2_params_from_tf_ckpt` raise, and ValueError for
-    a name that leaves `models_dir`, or files that are not a GPT-2; each message is one line.
+    Raises what `download_gpt2_files` and `load_gpt2_params_from_tf_ckpt` raise, OSError for files
+    that cannot be read, and ValueError for a name that leaves `models_dir`, files that are not a
+    GPT-2 or do not belong together, and weights that are not finite; each message is one line.
+
+    Weights of 64 MB or more are searched for NaN once, which `<name>.finite` beside them notes.
+    Another process may replace the model meanwhile: all that is returned is of one model.
     """
     _check_model_size(model_size, models_dir)
     model_dir = os.path.join(models_dir, model_size)
-    layout = None if _is_being_fetched(model_dir) else _complete_layout(model_size, model_dir)
+    layout = None if _is_being_fetched(model_dir) else _settled_layout(model_size, model_dir)
     if layout is None:
         download_gpt2_files(model_size, model_dir)
         layout = _complete_layout(model_size, model_dir)

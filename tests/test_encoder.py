@@ -271,6 +271,24 @@ def test_long_runs(gpt2, tiktoken_gpt2, name):
     assert ids == tiktoken_gpt2.encode_ordinary(text)
 
 
+def test_a_run_of_spaces_that_merge_costs_no_more_than_words():
+    """The bundled vocabulary has tokens of up to 16 spaces, made by merges of equal rank in many
+    places at once. Processor times of one process, 2 MB of either; a heap of places took 5 times as
+    long as for words."""
+    tokenizer = get_encoder("python", Path(encoder_module.__file__).parent / "models")
+    letters = random.Random(0)
+    n = 2_000_000
+    words = " ".join(
+        "".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=9)) for _ in range(n // 10)
+    )
+    start = time.process_time()
+    tokenizer.encode(words)
+    usual = time.process_time() - start
+    ids = tokenizer.encode(" " * n)
+    assert time.process_time() - start - usual < 3 * usual
+    assert ids == [tokenizer.encoder["\u0120" * 16]] * (n // 16)
+
+
 # What tokenizing means, for any merges.
 
 
@@ -593,7 +611,7 @@ def test_a_vocabulary_without_tokens_is_refused_as_such(tmp_path):
 
 def test_one_layout_of_two_can_be_asked_for(tmp_path):
     write(tmp_path / "m", OPENAI, byte_level_vocab(), "")
-    write(tmp_path / "m", HUGGINGFACE, VOCAB, "h e\n")
+    write(tmp_path / "m", HUGGINGFACE, VOCAB, "h e\nhe l\n")
     assert get_encoder("m", tmp_path).encode("he") == [71, 68]
     assert get_encoder("m", tmp_path, [HUGGINGFACE]).encode("he") == [257]
     (tmp_path / "m" / "merges.txt").unlink()
@@ -610,6 +628,61 @@ def test_broken_merges(tmp_path, merges):
     with pytest.raises(ValueError, match=r"merges\.txt") as error:
         get_encoder(tmp_path.name, tmp_path.parent)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "merges", "file", "named"),
+    [
+        ({**VOCAB, "he": 5}, "h e\nhe l\n", "vocab", "257"),  # 5 twice
+        ({**VOCAB, "hel": 300}, "h e\nhe l\n", "vocab", "300"),
+        ({**VOCAB, "hel": -1}, "h e\nhe l\n", "vocab", "-1"),
+        (VOCAB, "", "merges", "he"),  # no character tokenizer: it has longer tokens
+        (VOCAB, "h e\n", "merges", "hel"),
+        (VOCAB, "h e\nhe l\nhel l\n", "merges", "hell"),
+        (VOCAB, "h e\nhe l\nx hel\n", "merges", "xhel"),
+        ({**VOCAB, "xyz": 259}, "h e\nhe l\nx yz\n", "merges", "yz"),
+        (VOCAB, "h e\nhe l\nh e\n", "merges", "h e"),
+    ],
+)
+def test_a_vocabulary_and_merges_that_do_not_fit_are_refused(tmp_path, vocab, merges, file, named):
+    with pytest.raises(ValueError) as error:
+        write(tmp_path / "m", HUGGINGFACE, vocab, merges)
+    assert file in str(error.value) and named in str(error.value)
+
+
+def test_special_tokens_need_no_merge(tmp_path):
+    vocab = {**VOCAB, "<pad>": 259, "[SEP]": 260}
+    assert write(tmp_path / "m", HUGGINGFACE, vocab, "h e\nhe l\n").encode("hel") == [258]
+
+
+def test_gpt2s_own_files_with_a_line_less_are_refused(vocabulary, tmp_path):
+    """They pass unchecked only as long as both are the published ones."""
+    merges = (vocabulary / "vocab.bpe").read_text(encoding="utf-8")
+    vocab = json.loads((vocabulary / "encoder.json").read_text(encoding="utf-8"))
+    assert len(write(tmp_path / "m", OPENAI, vocab, merges).bpe_ranks) == 50000
+    with pytest.raises(ValueError, match=r"vocab\.bpe.*gazed"):
+        write(tmp_path / "m", OPENAI, vocab, merges.replace("Ġg azed\n", ""))
+
+
+@pytest.mark.parametrize("nested", ["[" * 200_000, '{"a":' * 200_000, "[" * 5000 + "]" * 5000])
+def test_deep_nesting_is_one_clear_line(tmp_path, nested):
+    (tmp_path / "vocab.json").write_text(nested, encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("a b\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"vocab\.json"):
+        get_encoder(tmp_path.name, tmp_path.parent)
+
+
+def test_only_files_of_a_sensible_size_are_read(tmp_path):
+    with open(tmp_path / "huge", "wb") as file:
+        file.truncate(10**12)  # takes no room on disk
+    with pytest.raises(OSError, match="huge"):
+        encoder_module.read_file(tmp_path / "huge")
+    with pytest.raises(OSError, match="not a file"):
+        encoder_module.read_file(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match=r"pipe.*not a file"):
+            encoder_module.read_file(tmp_path / "pipe")
 
 
 def test_merges_given_as_pairs_are_refused():

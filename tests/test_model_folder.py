@@ -1,9 +1,11 @@
 """Model folders: names, Hugging Face's layout, both layouts in one folder, and writing one."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -265,6 +267,163 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path, tiny):
         assert str(path) in message_of(error)
 
 
+def change_header(path, change):
+    """Put change(header) in place of a safetensors file's header: a dict, or its text."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = change(json.loads(content[8:end]))
+    text = header.encode() if isinstance(header, str) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+def moved(name, begin, end):
+    """A change of a header: a tensor's offsets differ by so many bytes."""
+
+    def change(header):
+        offsets = header[name]["data_offsets"]
+        fields = header[name] | {"data_offsets": [offsets[0] + begin, offsets[1] + end]}
+        return header | {name: fields}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        moved("ln_f.weight", -96, -96),  # over the tensor before it, with a hole after it
+        moved("ln_f.weight", 0, -4),
+        moved("ln_f.weight", 0, 4),
+        lambda header: header | {"a": {"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}},
+        lambda header: header | {"a": {"dtype": "I8", "shape": [0], "data_offsets": [2, 2]}},
+        lambda header: {name: header[name] for name in header if name != "wpe.weight"},
+        lambda header: header | {"ln_f.bias": header["ln_f.bias"] | {"shape": [24.0]}},
+        lambda header: header | {"ln_f.bias": header["ln_f.bias"] | {"shape": [-24]}},
+        lambda header: header | {"ln_f.bias": header["ln_f.bias"] | {"shape": "24"}},
+        lambda header: header | {"ln_f.bias": header["ln_f.bias"] | {"dtype": ["F32"]}},
+        lambda header: header | {"transformer.ln_f.bias": header["ln_f.bias"]},
+        lambda header: header | {"__metadata__": None},
+        lambda header: json.dumps(header)[:-1] + ', "ln_f.bias": null}',
+        lambda header: json.dumps(header)[:-1] + ', "a": ' + "[" * 100_000 + "}",
+        lambda header: json.dumps(header) + " " * 100_000_000,
+    ],
+)
+def test_a_header_with_holes_overlaps_or_doubled_names_is_refused(tmp_path, tiny, change):
+    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny))
+    path = tmp_path / "tiny" / "model.safetensors"
+    change_header(path, change)
+    with pytest.raises(ValueError) as error:
+        load("tiny", tmp_path)
+    assert str(path) in message_of(error) and len(message_of(error)) < 1000
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("name", ["wte.weight", "h.1.mlp.c_fc.bias"])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, tiny, name, value):
+    array = np.array(hf_tensors(tiny)[name], np.float64)  # 1e300 is none of float32's numbers
+    array.flat[-1] = value
+    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny) | {name: array})
+    with pytest.raises(ValueError) as error:
+        load("tiny", tmp_path)
+    assert name in message_of(error) and "model.safetensors" in message_of(error)
+
+
+def test_large_finite_weights_are_read(tmp_path, tiny):
+    """Their sum is infinite, they are not."""
+    large = {**tiny, "wpe": np.full_like(tiny["wpe"], 3e38)}
+    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(large))
+    assert_same(load("tiny", tmp_path)[2], large)
+
+
+def test_a_large_file_is_searched_for_nan_once(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(utils, "MARKED_SIZE", 1)
+    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny))
+    load("tiny", tmp_path)
+    searched = []
+    monkeypatch.setattr(utils, "_check_finite", lambda *_: searched.append("again"))
+    load("tiny", tmp_path)
+    assert searched == []
+    write_safetensors(tmp_path / "tiny" / "model.safetensors", hf_tensors(random_params(TINY, 1)))
+    load("tiny", tmp_path)
+    assert searched == ["again"]
+
+
+@pytest.mark.parametrize("n_vocab", [60, 62])
+def test_a_vocabulary_of_another_size_than_wte_is_refused(tmp_path, tiny, tokens, n_vocab):
+    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny))
+    vocabulary = {token: i for token, i in byte_level_vocab().items() if i < n_vocab}
+    (tmp_path / "tiny" / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(ValueError) as error:
+        load("tiny", tmp_path)
+    for named in ("vocab.json", str(n_vocab), "61", "wte"):
+        assert named in message_of(error)
+    with pytest.raises(ValueError, match=str(n_vocab)):
+        wrong = SimpleNamespace(encoder=vocabulary, bpe_ranks={}, eot=None)
+        utils.save_model_folder(tmp_path / "new", wrong, TINY, tiny)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("key", ["n_layer", "n_head", "vocab_size", "n_positions", "n_embd"])
+@pytest.mark.parametrize("value", [10**9, 10**30, [10**6] * 10_000])
+def test_huge_sizes_are_refused_before_they_fill_the_memory(tmp_path, tiny, key, value):
+    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny), **{key: value})
+    with pytest.raises(ValueError) as error:
+        load("tiny", tmp_path)
+    assert str(tmp_path / "tiny") in message_of(error) and len(message_of(error)) < 1000
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, '{"n_layer": 2, "n_layer": 3}']
+)
+def test_a_configuration_that_is_nested_deeply_or_says_a_thing_twice(tmp_path, tiny, text):
+    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny))
+    (tmp_path / "tiny" / "config.json").write_text(text)
+    with pytest.raises(ValueError) as error:
+        load("tiny", tmp_path)
+    assert "config.json" in message_of(error)
+
+
+# ---------------------------------------------------------------- what is no file
+
+
+def put_pipe(path):
+    os.mkfifo(path)
+
+
+def put_loop(path):
+    path.symlink_to(path)
+
+
+def put_device(path):
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("put", [put_pipe, Path.mkdir, put_loop, put_device])
+@pytest.mark.parametrize("layout", ["openai", "hugging_face"])
+def test_what_is_no_file_is_never_waited_for(request, tmp_path, tiny, layout, put):
+    """In a process of its own, which a pipe without a writer would hold up for good."""
+    if layout == "openai":
+        folder = request.getfixturevalue("openai_folder")
+    else:
+        folder = tmp_path / "tiny"
+        write_hf_folder(folder, TINY, hf_tensors(tiny))
+    code = (
+        "import sys, utils\n"
+        "try:\n    utils.load_encoder_hparams_and_params(*sys.argv[1:])\n"
+        "except (ValueError, OSError) as error:\n    print(str(error).count('\\n'))"
+    )
+    for path in sorted(folder.iterdir()):
+        if path.name == "model.ckpt.meta":  # which is not read
+            continue
+        aside = path.rename(tmp_path / "aside")
+        put(path)
+        out, err = python(code, folder.name, folder.parent, timeout=20)
+        can_do_without = path.name == "checkpoint"  # then the prefix is model.ckpt
+        assert err == "" and (out == "0\n" or can_do_without), path
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        aside.rename(path)
+
+
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("models") / "tiny"
@@ -361,12 +520,12 @@ def test_somebodys_own_weights_win_over_the_checkpoint(openai_folder, metadata):
 
 
 def test_the_tokenizer_is_that_of_the_weights_which_are_read(openai_folder, mini):
-    """Each layout with a vocabulary of its own: "A" is 32 in GPT-2's, and 1032 in the other."""
+    """Each layout with a vocabulary of its own: "A" is 32 in GPT-2's, and 50224 in the other."""
     add_hugging_face_files(openai_folder, mini, None)
-    vocabulary = {token: 1000 + i for token, i in byte_level_vocab().items()}
+    vocabulary = json.loads((openai_folder / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary = {token: MINI["n_vocab"] - 1 - i for token, i in vocabulary.items()}
     (openai_folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (openai_folder / "merges.txt").write_text("#version: 0.2\n")
-    assert load("mini", openai_folder.parent)[0].encode("A") == [1032]
+    assert load("mini", openai_folder.parent)[0].encode("A") == [50224]
     add_hugging_face_files(openai_folder, mini, CONVERSION)  # then the checkpoint is read
     (openai_folder / "vocab.json").write_text(json.dumps(vocabulary))
     assert load("mini", openai_folder.parent)[0].encode("A") == [32]
@@ -395,8 +554,17 @@ def test_loading_imports_nothing_heavy(layout, request, tiny_folder, tiny):
 @pytest.fixture
 def tokens():
     """As much of a tokenizer as a folder needs."""
-    vocabulary = {"a": 0, "b": 1, "ab": 2, "\u0120": 3, "<|endoftext|>": 4}
-    return SimpleNamespace(encoder=vocabulary, bpe_ranks={("a", "b"): 0}, eot=4)
+    symbols = [*list(byte_level_vocab())[: TINY["n_vocab"] - 3], "\u0120", "AB", "<|endoftext|>"]
+    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
+    return SimpleNamespace(encoder=vocabulary, bpe_ranks={("A", "B"): 0}, eot=len(symbols) - 1)
+
+
+def other(tokens):
+    """A tokenizer of as many tokens, with other ids."""
+    vocabulary = {token: (i + 1) % len(tokens.encoder) for token, i in tokens.encoder.items()}
+    return SimpleNamespace(
+        encoder=vocabulary, bpe_ranks=tokens.bpe_ranks, eot=vocabulary["<|endoftext|>"]
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -446,9 +614,10 @@ def test_a_failed_save_leaves_the_old_model(tmp_path, tiny, tokens):
 
 
 def test_no_mixture_of_two_models_is_ever_whole(tmp_path, tiny, tokens, monkeypatch):
-    """A save over another model that ends between two of its four renames loses no weights."""
+    """A save over another model that ends between two of its renames loses no weights."""
+    monkeypatch.setattr(utils, "REPLACING_SECONDS", 0.1)  # nobody goes on with the save
     replace = Path.replace
-    for name in HUGGING_FACE_FILES:
+    for name in ("vocab.json", "model.safetensors"):  # config.json and merges.txt stay as they are
 
         def fail(path, target, name=name):
             if Path(target).name == name:
@@ -459,10 +628,199 @@ def test_no_mixture_of_two_models_is_ever_whole(tmp_path, tiny, tokens, monkeypa
         weights = (tmp_path / "tiny" / "model.safetensors").read_bytes()
         with monkeypatch.context() as patch, pytest.raises(OSError, match="plug"):
             patch.setattr(Path, "replace", fail)
-            utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+            utils.save_model_folder(tmp_path / "tiny", other(tokens), TINY, tiny)
         with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
             load("tiny", tmp_path)
         assert (tmp_path / "tiny" / "model.safetensors.old").read_bytes() == weights
+
+
+def test_new_weights_of_the_same_model_replace_the_old_in_one_step(
+    tmp_path, tiny, tokens, monkeypatch
+):
+    """As in training: at no moment is there no model."""
+    replace = Path.replace
+    utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+    found = []
+
+    def look_and_replace(path, target):
+        found.append(load("tiny", tmp_path)[2])
+        return replace(path, target)
+
+    new = random_params(TINY, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", look_and_replace)
+        utils.save_model_folder(tmp_path / "tiny", tokens, TINY, new)
+    assert len(found) == 1
+    assert_same(found[0], tiny)
+    assert_same(load("tiny", tmp_path)[2], new)
+
+
+REPLACE_OVER_AND_OVER = """
+import sys
+from pathlib import Path
+import utils
+folders, target = [Path(path) for path in sys.argv[1:3]], Path(sys.argv[3])
+models = [utils.load_encoder_hparams_and_params(path.name, str(path.parent)) for path in folders]
+while True:
+    for model in models:
+        utils.save_model_folder(str(target), *model)
+"""
+
+
+def test_a_reader_finds_a_whole_model_while_another_replaces_it(tmp_path, tiny, tokens):
+    models = {"one": (tokens, TINY, tiny), "two": (other(tokens), TINY, random_params(TINY, 1))}
+    for name, model in models.items():
+        utils.save_model_folder(tmp_path / name, *model)
+    utils.save_model_folder(tmp_path / "read", *models["one"])
+    folders = [tmp_path / name for name in ("one", "two", "read")]
+    writer = subprocess.Popen([sys.executable, "-c", REPLACE_OVER_AND_OVER, *folders], cwd=ROOT)
+    try:
+        seen = set()
+        deadline = time.monotonic() + 60
+        for i in range(10**6):
+            encoder, _, params = load("read", tmp_path)
+            name = "one" if encoder.encoder == tokens.encoder else "two"
+            assert_same(params, models[name][2])
+            seen.add(name)
+            if (i > 200 and len(seen) == 2) or time.monotonic() > deadline:
+                break
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.wait()
+    assert seen == {"one", "two"}
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path, tiny, tokens):
+    utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+    before = contents(tmp_path / "tiny")
+    bad = {**tiny, "wpe": np.full_like(tiny["wpe"], np.nan)}
+    with pytest.raises(ValueError, match=r"wpe\.weight"):
+        utils.save_model_folder(tmp_path / "tiny", tokens, TINY, bad)
+    large = {**tiny, "wpe": np.full_like(tiny["wpe"], 1e6)}
+    with pytest.raises(ValueError, match=r"wpe\.weight"):
+        utils.save_model_folder(tmp_path / "tiny", tokens, TINY, large, dtype=np.float16)
+    assert contents(tmp_path / "tiny") == before
+
+
+# ---------------------------------------------------------------- what killed processes leave
+
+STOP_WITHIN_A_SAVE = """
+import sys, time
+from pathlib import Path
+import utils
+def stop(*_):
+    print("saving", flush=True)
+    time.sleep(600)
+utils._put_in_place = stop
+folder = Path(sys.argv[1])
+model = utils.load_encoder_hparams_and_params(folder.name, str(folder.parent))
+if sys.argv[2] == "folder":
+    utils.save_model_folder(str(folder), *model)
+else:
+    with utils.replacing(folder / "log.csv") as temporary:
+        temporary.write_text("half a log", encoding="utf-8")
+        stop()
+"""
+
+
+@pytest.fixture
+def saving(tmp_path, tiny, tokens):
+    """save(what): start a process that stops while it writes to a model folder -> the process."""
+    pytest.importorskip("fcntl", reason="no locks of this kind")
+    utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+    processes = []
+
+    def save(what):
+        arguments = [sys.executable, "-c", STOP_WITHIN_A_SAVE, str(tmp_path / "tiny"), what]
+        process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout.readline() == "saving\n"
+        return process
+
+    yield save
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def unfinished(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name.startswith(utils.UNFINISHED))
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_the_next_save_clears_what_a_killed_one_left(tmp_path, tiny, tokens, saving, what):
+    folder = tmp_path / "tiny"
+
+    def save_and_kill():
+        process = saving(what)
+        process.kill()
+        process.wait()
+
+    for _ in range(3):
+        save_and_kill()
+    assert unfinished(folder)
+    with utils.replacing(folder / "other.txt") as temporary:
+        assert unfinished(folder) == [temporary.name]
+        temporary.write_text("whole", encoding="utf-8")
+    save_and_kill()
+    utils.save_model_folder(folder, tokens, TINY, tiny)
+    assert unfinished(folder) == []
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_a_living_process_is_writing_stays(tmp_path, tiny, tokens, saving, what):
+    saving(what)
+    before = unfinished(tmp_path / "tiny")
+    utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+    assert before and unfinished(tmp_path / "tiny") == before
+
+
+def test_two_do_not_write_one_file_at_once(tmp_path, saving):
+    saving("file")
+    with pytest.raises(OSError) as error, utils.replacing(tmp_path / "tiny" / "log.csv"):
+        raise AssertionError("it may not get here")
+    assert "log.csv" in message_of(error) and "another process" in message_of(error)
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("not ours")
+    (tmp_path / f"{utils.UNFINISHED}log.csv").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"log\.csv"), utils.replacing(tmp_path / "log.csv") as path:
+        path.write_text("ours")
+    assert (tmp_path / "precious").read_text() == "not ours"
+
+
+# ---------------------------------------------------------------- changed while it is in use
+
+
+def overwrite(path):
+    with open(path, "r+b") as file:
+        file.seek(-96, os.SEEK_END)
+        file.write(bytes(96))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of it")
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 100), overwrite])
+def test_a_file_that_is_changed_while_it_is_mapped_ends_the_run_in_one_line(
+    tmp_path, tiny, tokens, change
+):
+    """A page that is gone would end it without a word, by SIGBUS; other bytes, with other text."""
+    utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+    path = tmp_path / "tiny" / "model.safetensors"
+    arguments = ["AB", "--model_size=tiny", f"--models_dir={tmp_path}", "--stop_at_eot=False"]
+    process = subprocess.Popen(
+        [sys.executable, "gpt2.py", *arguments, "--n_tokens_to_generate=1000000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.read(20)  # it generates
+    change(path)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.decode().count("\n") == 1 and str(path) in stderr.decode()
 
 
 def test_transformers_reads_a_saved_checkpoint(openai_folder, mini, tmp_path):

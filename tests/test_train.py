@@ -1,10 +1,12 @@
 """train.py: the command, what it writes, and that a run can be stopped and resumed."""
 
 import csv
+import errno
 import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ import pytest
 import gpt2
 import train
 from fast.threads import one_blas_thread
+from training import data, lock
 from training.checkpoint import NEWEST, PREVIOUS, load_checkpoint
 from training.learning_rate import WARMUP_STEPS, trapezoid
 from utils import load_encoder_hparams_and_params, named
@@ -217,7 +220,9 @@ def test_a_run_that_dies_while_it_saves_can_be_resumed(moment, trained, tmp_path
     run = train.Training(options_of(trained[0], **options))
     if moment == "first state":
         monkeypatch.setattr(train.np, "savez", lambda path, **_: Path(path).touch() or die())
-        monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: None)  # nor is it cleared up
+        monkeypatch.setattr(
+            Path, "unlink", lambda path, missing_ok=False: None
+        )  # nor is it cleared up
     elif moment == "first model":
         monkeypatch.setattr(run, "save_model", die)
     else:
@@ -245,11 +250,107 @@ def test_a_run_is_not_resumed_on_other_documents(trained, many_functions, tmp_pa
     assert files_in(out) == before
 
 
+def test_the_standard_library_of_another_python_is_other_data(trained, tmp_path, monkeypatch):
+    libraries = {"3.11": tmp_path / "3.11", "3.12": tmp_path / "3.12"}
+    for version, library in libraries.items():
+        library.mkdir()
+        text = "".join(f"def f{i}():\n    return {version} + {i}\n" for i in range(60))
+        (library / "a.py").write_text(text, encoding="utf-8")
+    options = {"data": None, "out": str(tmp_path / "out"), "steps": 2}
+    here = SimpleNamespace(get_paths=lambda: {"stdlib": str(libraries["3.11"])})
+    monkeypatch.setattr(data, "sysconfig", here)
+    train.Training(options_of(trained[0], **options)).train()
+    train.Training(options_of(trained[0], **options, resume=True))
+    here.get_paths = lambda: {"stdlib": str(libraries["3.12"])}
+    with pytest.raises(ValueError, match="documents"):
+        train.Training(options_of(trained[0], **options, resume=True))
+
+
+def test_a_resumed_run_keeps_its_tokenizer(trained, tmp_path):
+    """Even if the folder that it was taken from has another one by now."""
+    tokenizer, out = tmp_path / "tokenizer", tmp_path / "out"
+    shutil.copytree(trained[0], tokenizer)
+    options = {"tokenizer": str(tokenizer), "out": str(out), "eval_every": 1}
+    train.Training(options_of(trained[0], steps=1, **options)).train()
+    lines = (tokenizer / "merges.txt").read_text("utf-8").splitlines()
+    (tokenizer / "merges.txt").write_text("\n".join([lines[0], *lines[:0:-1]]), encoding="utf-8")
+    train.Training(options_of(trained[0], steps=2, resume=True, **options)).train()
+    for name in ("vocab.json", "merges.txt"):
+        assert (out / name).read_bytes() == (trained[0] / name).read_bytes()
+
+
+def test_fine_tuning_is_not_resumed_on_another_model(trained, tmp_path):
+    """One with as many numbers, but other heads."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(trained[0], base)
+    options = {"init_from": str(base), "out": str(out), "steps": 1}
+    train.Training(options_of(trained[0], **options)).train()
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    (base / "config.json").write_text(json.dumps(config | {"n_head": 1}), encoding="utf-8")
+    with pytest.raises(ValueError, match="n_head"):
+        train.Training(options_of(trained[0], **options, resume=True))
+
+
+def test_a_damaged_checkpoint_never_becomes_the_one_before(trained, tmp_path):
+    """Or a death in the next save would leave two damaged ones."""
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    whole = (out / PREVIOUS).read_bytes()
+    (out / NEWEST).write_bytes(b"damaged")
+    train.Training(options_of(trained[0], out=str(out), resume=True))
+    assert (out / NEWEST).read_bytes() == whole
+
+
+@pytest.mark.parametrize("way", ["a folder", "a pipe", "one array", "another version's"])
+def test_what_is_no_checkpoint_is_reported_in_one_line(way, trained, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    (out / PREVIOUS).unlink()
+    run, arrays, _ = load_checkpoint(out)
+    (out / NEWEST).unlink()
+    if way == "a folder":
+        (out / NEWEST).mkdir()
+    elif way == "a pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("needs pipes with names")
+        os.mkfifo(out / NEWEST)
+    elif way == "one array":
+        with open(out / NEWEST, "wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        old = {name: value for name, value in run._asdict().items() if name != "vocabulary"}
+        np.savez(out / NEWEST, run=json.dumps(old), **arrays)
+    with pytest.raises(ValueError, match=f"--resume: .*{NEWEST}.*") as caught:
+        train.Training(train.Options(**(run.options | {"out": str(out), "resume": True})))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_with_broken_numbers_is_damaged(trained, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    run, arrays, _ = load_checkpoint(out)
+    arrays["params.wte"][3, 3] = np.nan
+    np.savez(out / NEWEST, run=json.dumps(run._asdict()), **arrays)
+    older, _, damaged = load_checkpoint(out)
+    assert older.n_steps < run.n_steps and "params.wte" in damaged[0]
+
+
+def test_a_death_after_the_last_checkpoint_leaves_nothing_unwritten(trained, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(trained[0], out)
+    (out / "log.csv").write_text("step,loss\n", encoding="utf-8")
+    (out / "loss.svg").unlink(missing_ok=True)
+    train.Training(options_of(trained[0], out=str(out), resume=True)).train()
+    assert read_log(out) == read_log(trained[0])
+    assert set(files_in(out)) == set(files_in(trained[0]))
+
+
 def options_of(trained_folder, **changes):
     """The options of the run in a folder, with some changed."""
     run, _, _ = load_checkpoint(trained_folder)
-    options = run["options"]
-    return train.Options(**(options | changes))
+    options = train.Options(**(run.options | changes))
+    Path(options.out).mkdir(exist_ok=True)
+    return options
 
 
 def test_a_long_run_stopped_and_resumed_with_fewer_steps_is_the_shorter_run(trained, tmp_path):
@@ -305,6 +406,14 @@ def test_held_out_documents_of_their_own(many_functions, tmp_path):
     assert len([text for text in trained_on if text]) == 60
 
 
+def test_a_held_out_text_may_have_a_lone_surrogate(many_functions, tmp_path):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text('{"text": "\\ud800 and much more text"}\n', encoding="utf-8")
+    arguments = [f"--data={many_functions}", f"--held_out={held_out}", *SIZES, "--tokenizer=char"]
+    run_train(*arguments, f"--out={tmp_path / 'out'}", "--steps=1")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
 def test_the_rate_warms_up_stays_and_cools_down_to_0():
     n_steps, cooldown = 10 * WARMUP_STEPS, 0.4
     rates = [trapezoid(n, (n - 1) / n_steps, cooldown) for n in range(1, n_steps + 2)]
@@ -344,6 +453,101 @@ def test_only_what_takes_long_is_said(capsys):
     assert "reading" not in err
 
 
+# ---------------------------------------------------------------- one training in a folder
+
+
+@pytest.fixture
+def running(many_functions, tmp_path):
+    """The arguments of a training that goes on until it is stopped, and its process."""
+    arguments = [f"--data={many_functions}", f"--out={tmp_path / 'out'}", *SIZES]
+    command = [sys.executable, train.__file__, *arguments, "--steps=1000000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        while "tokens to train on" not in process.stderr.readline():
+            pass
+        while not (tmp_path / "out" / NEWEST).exists():
+            time.sleep(0.01)
+        yield arguments, process
+        process.kill()
+
+
+def test_a_second_training_is_refused_while_the_first_one_lives(running, tmp_path):
+    arguments, process = running
+    for more in ([], ["--resume"]):
+        error = run_train(*arguments, *more, code=1)
+        assert error.count("\n") == 1 and "another training" in error
+    process.kill()
+    process.wait()
+    run_train(*arguments, "--steps=1", "--resume")
+    assert "training" not in {path.stem for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent in another way")
+def test_ctrl_c_says_in_one_line_what_is_kept(running):
+    arguments, process = running
+    process.send_signal(signal.SIGINT)
+    lines = process.stderr.read().splitlines()
+    assert process.wait() == 130
+    assert "--resume" in lines[-1] and "Traceback" not in "".join(lines)
+    step = int(lines[-1].split("step ")[1].split()[0])
+    log = run_train(*arguments, f"--steps={step + 1}", "--resume")
+    assert f"step {step + 1}:" in log
+
+
+def two_trainings_in(folder):
+    with lock.only_training_in(folder), lock.only_training_in(folder):
+        pass
+
+
+def test_where_a_file_system_has_no_locks_nothing_is_refused(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    two_trainings_in(tmp_path)
+
+
+def test_a_lock_on_a_file_where_folders_have_none(tmp_path, monkeypatch):
+    """As on Windows. The file does not make a folder look used, and does not stay."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def locking(descriptor, mode, n_bytes):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PermissionError(errno.EACCES, "Permission denied") from None
+
+    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(lock, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2), raising=False)
+    folder = tmp_path / "new"
+    with pytest.raises(OSError, match="another training"):
+        two_trainings_in(folder)
+    with lock.only_training_in(folder):
+        (path,) = folder.iterdir()
+        assert path.name.startswith(train.UNFINISHED)
+    assert not folder.exists()
+
+
+def test_what_a_killed_training_left_unfinished_is_removed(trained, many_functions, tmp_path):
+    out = tmp_path / "out"
+    arguments = [f"--data={many_functions}", f"--out={out}", *SIZES, "--steps=1", "--eval_every=1"]
+    for more in ([], ["--resume"]):
+        (out / "unfinished-abc").mkdir(parents=True)
+        (out / "unfinished-abc" / "config.json").touch()
+        (out / f"unfinished-{NEWEST}").write_bytes(b"half")
+        run_train(*arguments, *more)
+        assert not list(out.glob("unfinished-*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_that_is_read_only_is_refused_at_once(many_functions, tmp_path):
+    tmp_path.chmod(0o500)
+    for out in (tmp_path, tmp_path / "new"):
+        error = run_train(f"--data={many_functions}", f"--out={out}", *SIZES, code=1)
+        assert error.count("\n") == 1 and str(tmp_path) in error
+
+
 # ---------------------------------------------------------------- what a user may do wrong
 
 
@@ -369,6 +573,14 @@ def test_only_what_takes_long_is_said(capsys):
         ["--init_from=models", "--n_layer=2"],
         ["--n_ctx=100000"],
         ["--data=no_such_folder"],
+        ["--data="],
+        ["--held_out="],
+        ["--init_from="],
+        ["--tokenizer="],
+        ["--out="],
+        ["--n_layer=1000000000"],
+        ["--n_embd=400000"],
+        ["--batch_size=10000000000"],
         ["--resume"],
         ["--stpes=3"],
         ["stray"],

@@ -1,6 +1,8 @@
 """training/data.py: documents from each kind of source, learned merges, token ids, windows."""
 
 import json
+import os
+import warnings
 from collections import Counter
 from itertools import pairwise
 
@@ -10,9 +12,11 @@ import regex
 
 from encoder import SPLIT
 from training.data import (
+    MAX_NOTICES,
     READERS,
     learn_bpe,
     make_encoder,
+    python_functions,
     read_documents,
     split,
     spread_windows,
@@ -134,6 +138,83 @@ def test_files_without_readable_text_are_reported(content, tmp_path):
         read_documents(str(tmp_path))
 
 
+def test_a_text_file_that_is_not_utf_8_is_left_out_of_a_folder(source_folder, capsys):
+    n_before = len(read_documents(str(source_folder)))
+    for name, content in (("a.txt", b"caf\xe9"), ("b.txt", b"read"), ("c.txt", b"\xff\xfed\0")):
+        (source_folder / name).write_bytes(content)
+    documents = read_documents(str(source_folder))
+    assert documents[-1] == "read" and len(documents) == n_before + 1
+    lines = capsys.readouterr().err.splitlines()
+    assert ["a.txt" in lines[0], "c.txt" in lines[1], len(lines)] == [True, True, 2]
+
+
+def test_of_many_files_that_are_left_out_a_few_are_named(tmp_path, capsys):
+    for i in range(20):
+        (tmp_path / f"{i:02}.txt").write_bytes(b"\xe9")
+    (tmp_path / "good.txt").write_text("read", encoding="utf-8")
+    assert read_documents(str(tmp_path)) == ["read"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == MAX_NOTICES + 1 and f"{20 - MAX_NOTICES} more" in lines[-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("ending", READERS)
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to itself", "folder"])
+def test_what_is_no_file_is_left_out_of_a_folder(kind, ending, source_folder, capsys):
+    expected = read_documents(str(source_folder))
+    path = source_folder / f"odd{ending}"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path.name)
+    assert read_documents(str(source_folder)) == expected
+    assert (path.name in capsys.readouterr().err) == (kind != "folder")
+    if kind in ("pipe", "device"):
+        with pytest.raises(ValueError, match="neither a file nor a folder"):
+            read_documents(str(path))
+
+
+def test_a_file_that_vanishes_is_left_out(source_folder, capsys, monkeypatch):
+    def vanishing(path):
+        path.unlink()
+        return python_functions(path)
+
+    expected = read_documents(str(source_folder))  # a.py and b.py have the same functions
+    plain = READERS[".py"]
+    monkeypatch.setitem(
+        READERS, ".py", lambda path: (vanishing if path.name == "a.py" else plain)(path)
+    )
+    assert read_documents(str(source_folder)) == expected
+    assert "a.py" in capsys.readouterr().err
+
+
+DEEP = 100_000
+TOO_DEEP = {
+    "elifs": "if x: pass\n" + "elif x: pass\n" * 5000,
+    "brackets": "x = " + "[" * DEEP + "]" * DEEP,
+    "open brackets": "x = " + "(" * DEEP,
+    "signs": "x = " + "-" * DEEP + "1",
+    "sums": "x = " + "1+" * DEEP + "1",
+}
+
+
+@pytest.mark.parametrize("source", TOO_DEEP.values(), ids=TOO_DEEP)
+def test_a_source_file_that_is_too_deep_for_the_parser_is_left_out(source, source_folder):
+    expected = read_documents(str(source_folder))
+    (source_folder / "deep.py").write_text(source, encoding="utf-8")
+    assert read_documents(str(source_folder)) == expected
+
+
+def test_a_warning_about_a_source_file_changes_nothing(tmp_path):
+    function = "def f():\n    return '\\d'\n"  # "invalid escape sequence"
+    (tmp_path / "a.py").write_text(function, encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_documents(str(tmp_path)) == [function]
+
+
 def test_each_line_of_a_jsonl_file_is_a_document(tmp_path):
     path, texts = tmp_path / "data.jsonl", ["def f():\n    pass\n", "Zwölf\u2028", "x"]
     lines = [json.dumps({"text": text, "source": "a.py"}, ensure_ascii=False) for text in texts]
@@ -143,7 +224,18 @@ def test_each_line_of_a_jsonl_file_is_a_document(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"text", b'["text"]', b'"text"', b"{}", b'{"text": 1}', b"\xe9"]
+    "line",
+    [
+        b"",
+        b"text",
+        b'["text"]',
+        b'"text"',
+        b"{}",
+        b'{"text": 1}',
+        b"\xe9",
+        pytest.param(b'{"text": ' + b"[" * 100_000, id="deep"),
+        pytest.param(b'{"text": ' + b"9" * 10_000 + b"}", id="digits"),
+    ],
 )
 def test_a_line_that_is_no_document_is_reported_with_its_number(line, tmp_path):
     path = tmp_path / "data.jsonl"

@@ -251,7 +251,7 @@ class Reader:
             source = path.read_text(encoding="utf-8").expandtabs(4)
             source = shorten_docstrings(source, rng, self.keep, self.shorten)
             tree = ast.parse(source)
-        except (SyntaxError, ValueError, RecursionError):  # templates, other encodings
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # templates, others
             return
         lines = source.split("\n")
         statements = tree.body

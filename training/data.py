@@ -12,8 +12,11 @@ Subword Units", 2016.
 import ast
 import heapq
 import json
+import os
+import sys
 import sysconfig
 import textwrap
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
@@ -28,11 +31,8 @@ from encoder import ENDOFTEXT, SPLIT, Encoder, byte_level_vocab, get_encoder
 
 
 def text_file(path: Path) -> list[str]:
-    """The whole file as one document. Raises ValueError if it is not UTF-8."""
-    try:
-        return [path.read_text(encoding="utf-8")]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    """The whole file as one document. Raises UnicodeDecodeError if it is not UTF-8."""
+    return [path.read_text(encoding="utf-8")]
 
 
 def json_lines(path: Path) -> Iterator[str]:
@@ -44,7 +44,8 @@ def json_lines(path: Path) -> Iterator[str]:
         for number, line in enumerate(file, start=1):
             try:
                 text = json.loads(line)["text"]
-            except (ValueError, TypeError, KeyError):  # not JSON, no object, no such key
+            except (ValueError, RecursionError, TypeError, KeyError):
+                # not JSON, JSON of brackets in brackets, no object, no such key
                 text = None
             if not isinstance(text, str):
                 raise ValueError(f'{path}, line {number}: expected an object {{"text": "..."}}')
@@ -58,9 +59,11 @@ def python_functions(path: Path) -> Iterator[str]:
     """
     try:
         source = path.read_text(encoding="utf-8")
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # templates, other encodings
-        return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd strings in somebody else's code
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # templates, other encodings; the last two: too deep for the parser
     lines = source.split("\n")
     to_visit = [tree]
     while to_visit:
@@ -78,35 +81,46 @@ READERS: dict[str, Callable[[Path], Iterable[str]]] = {
     ".txt": text_file,
 }
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}  # folders
+MAX_NOTICES = 5
 
 
 def read_documents(data: str | None = None, option: str = "--data") -> list[str]:
     """The documents to learn from: those of the file, folder or package that `data` names.
 
     None stands for Python's standard library. `option` is where the user gave the name.
+    A file of a folder that cannot be read is left out, and standard error says so.
     Raises FileNotFoundError, OSError or ValueError where there is nothing to read.
     """
+    notices = []
     try:
-        documents = documents_of(data)
+        documents = documents_of(data, notices)
     except ValueError as error:
         raise ValueError(f"{option} {data}: {error}") from None
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{option} {data}: {error}") from None
+    for notice in notices[:MAX_NOTICES]:
+        print(notice, file=sys.stderr)
+    if len(notices) > MAX_NOTICES:
+        print(f"and {len(notices) - MAX_NOTICES} more files are left out", file=sys.stderr)
     if not any(documents):
         kinds = ", ".join(f"*{ending}" for ending in READERS)
         raise ValueError(f"{option} {data}: nothing to learn from; expected text in files {kinds}")
     return documents
 
 
-def documents_of(data: str | None) -> list[str]:
-    """`read_documents`, but the result may be empty, and errors do not name the option."""
+def documents_of(data: str | None, notices: list[str]) -> list[str]:
+    """`read_documents`, but the result may be empty, errors do not name the option, and `notices`
+    gets a line for each file that is left out."""
     if data is None:
-        return code_below(Path(sysconfig.get_paths()["stdlib"]))
-    if Path(data).is_file():
-        return single_file(Path(data))
-    if Path(data).is_dir():
-        return code_below(Path(data)) + texts_below(Path(data))
-    return code_below(package_folder(data))
+        return code_below(Path(sysconfig.get_paths()["stdlib"]), notices)
+    path = Path(data)
+    if path.is_file():
+        return single_file(path)
+    if path.is_dir():
+        return code_below(path, notices) + texts_below(path, notices)
+    if path.exists():
+        raise ValueError("it is neither a file nor a folder")
+    return code_below(package_folder(data), notices)
 
 
 def single_file(path: Path) -> list[str]:
@@ -115,7 +129,7 @@ def single_file(path: Path) -> list[str]:
     return list(reader(path))
 
 
-def code_below(folder: Path) -> list[str]:
+def code_below(folder: Path, notices: list[str]) -> list[str]:
     """The documents of all files below `folder` that are not plain text, each document once.
 
     Left out: folders of tests and of installed packages.
@@ -124,20 +138,45 @@ def code_below(folder: Path) -> list[str]:
     for ending, reader in READERS.items():
         if reader is text_file:
             continue
-        for path in sorted(folder.rglob(f"*{ending}")):
+        for path in files_below(folder, ending):
             if LEFT_OUT.isdisjoint(path.relative_to(folder).parts):
-                documents.update(dict.fromkeys(reader(path)))
+                documents.update(dict.fromkeys(one_of_many(path, reader, notices)))
     return list(documents)
 
 
-def texts_below(folder: Path) -> list[str]:
+def texts_below(folder: Path, notices: list[str]) -> list[str]:
     """The plain text files below `folder`, each as one document."""
     documents = []
     for ending, reader in READERS.items():
         if reader is text_file:
-            for path in sorted(folder.rglob(f"*{ending}")):
-                documents += text_file(path)
+            for path in files_below(folder, ending):
+                documents += one_of_many(path, reader, notices)
     return documents
+
+
+def files_below(folder: Path, ending: str) -> list[Path]:
+    """What is below `folder` and no folder itself, sorted. Folders that are links are not entered.
+
+    `os.walk` leaves out what it may not list or what has just gone; `Path.rglob` may raise.
+    """
+    places = ((place, names) for place, _, names in os.walk(folder))
+    return sorted(Path(place, n) for place, names in places for n in names if n.endswith(ending))
+
+
+def one_of_many(
+    path: Path, reader: Callable[[Path], Iterable[str]], notices: list[str]
+) -> list[str]:
+    """The documents of a file; none, and a notice, if it cannot be read."""
+    try:
+        if path.is_file():
+            return list(reader(path))
+        reason = "not a regular file, or gone"
+    except UnicodeDecodeError:
+        reason = "not UTF-8 text"
+    except OSError as error:
+        reason = error.strerror
+    notices.append(f"{path} is left out: {reason}")
+    return []
 
 
 def package_folder(name: str) -> Path:
