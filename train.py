@@ -27,7 +27,7 @@ import numpy as np
 from command_line import check, run
 from encoder import ENDOFTEXT, Encoder
 from fast.threads import one_blas_thread
-from gpt2 import generate
+from gpt2 import generate, generate_side_by_side
 from training.adamw import AdamW
 from training.checkpoint import (
     fingerprint,
@@ -45,6 +45,7 @@ from training.data import (
 from training.layers import batch_loss, batch_loss_and_grads, init_params
 from training.learning_rate import trapezoid
 from training.muon import Muon, is_block_matrix
+from training.unlikelihood import newline_ids, repeated_lines, unlikelihood_loss_and_grads
 from utils import (
     UNFINISHED,
     load_encoder_hparams_and_params,
@@ -78,6 +79,7 @@ class Options:
     learning_rate: float
     muon_learning_rate: float
     cooldown: float
+    unlikelihood: float
     weight_decay: float
     grad_clip: float
     dropout: float
@@ -97,6 +99,7 @@ class Options:
         check("learning_rate", self.learning_rate, float, 0)
         check("muon_learning_rate", self.muon_learning_rate, float, 0)
         check("cooldown", self.cooldown, float, 0, 1)
+        check("unlikelihood", self.unlikelihood, float, 0)
         check("weight_decay", self.weight_decay, float, 0)
         check("grad_clip", self.grad_clip, float, 1e-9)
         if self.minutes is not None:
@@ -110,6 +113,10 @@ class Options:
 OPTIMIZERS = ("muon", "adamw")
 # On --resume:
 MAY_CHANGE = ("batch_size", "steps", "minutes", "cooldown", "eval_every", "resume", "out")
+
+# With --unlikelihood: how often the model writes texts, how many, and how long they are.
+STEPS_BETWEEN_TEXTS, N_TEXTS = 4, 16
+LONGEST_PROMPT, LONGEST_NEW = 48, 64  # tokens
 
 
 # ---------------------------------------------------------------- what a run writes
@@ -289,6 +296,7 @@ class Training:
             )
         ends = np.flatnonzero(self.train_ids == self.encoder.eot)
         self.document_starts = np.append(0, ends + 1)
+        self.newlines = newline_ids(self.encoder)
         self.held_out_batch = spread_windows(self.held_out_ids, options.n_ctx)
         n_bytes = sum(len(text.encode("utf-8")) + 1 for text in held_out)  # 1: <|endoftext|>
         self.tokens_per_byte = len(self.held_out_ids) / n_bytes
@@ -394,10 +402,38 @@ class Training:
             seed=(options.seed, self.n_steps),
         )
         self.check_finite(loss)
+        if options.unlikelihood and self.n_steps % STEPS_BETWEEN_TEXTS == 0:
+            self.add_unlikelihood(grads)
         self.muon.step(self.matrices, grads, factor * options.muon_learning_rate)
         self.adamw.step(self.rest, grads, factor * options.learning_rate)
         self.n_tokens += inputs.size
         return loss
+
+    def add_unlikelihood(self, grads: dict) -> None:
+        """Add the gradients of --unlikelihood for some greedy texts of the model's own."""
+        params, n_head, eot = self.params, self.hparams["n_head"], self.encoder.eot
+        n_new = min(LONGEST_NEW, self.options.n_ctx // 2)
+        prompts = [self.draw_first_line() for _ in range(N_TEXTS)]
+        new = [[] for _ in prompts]
+        for i, new_id in generate_side_by_side(prompts, params, n_head, n_new, stop_id=eot):
+            new[i].append(new_id)
+        lines = [
+            repeated_lines(prompt, ids, len(ids) < n_new, self.encoder, self.newlines)
+            for prompt, ids in zip(prompts, new, strict=True)
+        ]
+        texts = [prompt + ids for prompt, ids in zip(prompts, new, strict=True)]
+        _, more = unlikelihood_loss_and_grads(params, n_head, texts, lines)
+        grads, more = named(grads), named(more)
+        for name, grad in grads.items():
+            grad += self.options.unlikelihood * more[name]
+
+    def draw_first_line(self) -> list[int]:
+        """The ids of the first line of a random document, or as many of them as fit a prompt."""
+        start = self.rng.choice(self.document_starts[:-1])
+        longest = min(LONGEST_PROMPT, self.options.n_ctx // 2)
+        ids = self.train_ids[start : start + longest]
+        ends = np.flatnonzero(np.isin(ids, [*self.newlines, self.encoder.eot]))
+        return ids[: max(1, ends[0])].tolist() if len(ends) else ids.tolist()
 
     def check_finite(self, loss: float) -> None:
         """Stop, rather than save what is broken: raises ValueError if the loss is not a number."""
@@ -555,6 +591,7 @@ def main(
     learning_rate: float = 2e-3,
     muon_learning_rate: float = 0.01,
     cooldown: float = 0.4,
+    unlikelihood: float = 0.0,
     weight_decay: float = 0.1,
     grad_clip: float = 1.0,
     dropout: float | None = None,
@@ -602,6 +639,8 @@ def main(
     --muon_learning_rate X
                           Muon's, likewise (0.01)
     --cooldown X          the last part of the run, in which both fall to 0 (0.4)
+    --unlikelihood X      how much it counts that the model writes the same line again: in every
+                          fourth step 16 texts of its own are looked at (0)
     --weight_decay X      of matrices and token embeddings (0.1)
     --grad_clip X         AdamW's gradients are scaled down to this length, all together (1)
     --dropout X           part of the numbers zeroed while training (0)
@@ -636,6 +675,7 @@ def main(
         learning_rate=learning_rate,
         muon_learning_rate=muon_learning_rate,
         cooldown=cooldown,
+        unlikelihood=unlikelihood,
         weight_decay=weight_decay,
         grad_clip=grad_clip,
         dropout=given_or_preset("dropout", dropout),

@@ -9,15 +9,17 @@ configuration is not covered by `SUPPORTED_CONFIG`. This file also works when it
 another folder together with `encoder.py`.
 
 For programs: `load_encoder_hparams_and_params`, `save_model_folder`, `download_gpt2_files`,
-`load_gpt2_params_from_tf_ckpt`; `replacing`, to write a file as a whole; and, for the names and
-shapes of parameters, `parameter_shapes`, `map_params` and `named`. To read this file, begin at its
-end, with `load_encoder_hparams_and_params`, then go to the section that you need:
+`load_gpt2_params_from_tf_ckpt`; `replacing`, to write a file as a whole;
+`notice_writers_of_mapped_files`; and, for the names and shapes of parameters, `parameter_shapes`,
+`map_params` and `named`. To read this file, begin at its end, with
+`load_encoder_hparams_and_params`, then go to the section that you need:
 
 - parameters: their names and shapes, and how they are collected from a file;
 - OpenAI's layout, Hugging Face's layout: reading a folder;
 - writing a model folder;
 - fetching a file: HTTP, with resumed downloads; where models are published: names, sizes, hashes;
-  what a folder lacks; fetching a model: which files, and from where;
+  what a folder lacks; reading a folder as a whole; one download at a time; fetching a model: which
+  files, and from where;
 - loading a model: all of it together.
 
 Sources: github.com/openai/gpt-2 (the layout); github.com/google/leveldb, doc/table_format.md and
@@ -26,19 +28,22 @@ github.com/huggingface/safetensors (the other file).
 """
 
 import contextlib
+import errno
+import filecmp
 import functools
 import hashlib
 import json
 import math
 import mmap
 import os
+import queue
 import re
 import signal
 import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -973,7 +978,11 @@ def _is_marked_finite(path: str | Path, version: tuple[int, int, int] | None) ->
 PAUSES = (0.5, 1, 2, 4)  # seconds before the second, third, ... attempt
 MAX_REDIRECTS = 5
 CHUNK_SIZE = 1 << 14
-CONNECT_TIMEOUT, READ_TIMEOUT = 5, 60  # seconds
+CONNECT_TIMEOUT = 5  # seconds
+MAX_VALIDATOR = 1000  # characters
+# A server has this long to begin its response, and then for each so many bytes of it. One that
+# sends a byte a second is so left after a minute, not after years.
+PROGRESS_SECONDS, PROGRESS_BYTES = 60, 1 << 16
 
 
 class PublishedFile(NamedTuple):
@@ -1008,6 +1017,28 @@ class _Busy(_TemporaryError):
     """The server says that it cannot send the file now."""
 
 
+class _TooSlow(_TemporaryError):
+    """The server sent less than PROGRESS_BYTES in PROGRESS_SECONDS."""
+
+
+class _TooLong(_TemporaryError):
+    """The server sends more bytes than it announced."""
+
+
+def _is_plain_file(path: Path) -> bool:
+    """Whether `path` is a file and no link, so that writing to it changes no other file."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+
+
+def _no_links(path: str, flags: int) -> int:
+    """An opener for `open`, which fails if the file is a symbolic link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 class _Part:
     """A partly downloaded file. It stays on disk, for the next run to continue.
 
@@ -1021,45 +1052,63 @@ class _Part:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
+        return self.path.stat().st_size if _is_plain_file(self.path) else 0
 
     @property
     def validator(self) -> str:
         """What the server called this version of the file; "" if it did not."""
-        if not self._validator_path.is_file():
+        if not _is_plain_file(self._validator_path):
             return ""
-        return self._validator_path.read_text(encoding="latin-1")
+        text = self._validator_path.read_bytes()[:MAX_VALIDATOR].decode("latin-1")
+        return text if re.fullmatch("[ -~]+", text) else ""  # it goes into a header
 
     def start_over(self, validator: str) -> None:
         """Empty the part, for a version of the file which the server calls `validator`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.open("wb").close()  # first, so that no old bytes get a new validator
+        self.discard()  # and make new files: if one was a link, what it led to stays as it is
+        self.path.open("xb").close()
         if validator:
-            self._validator_path.write_text(validator, encoding="latin-1")
-        else:
-            self._validator_path.unlink(missing_ok=True)
+            with self._validator_path.open("x", encoding="latin-1") as file:
+                file.write(validator)
+
+    def open(self):
+        """Open the part, to append to it."""
+        return open(self.path, "ab", opener=_no_links)
 
     def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)  # first, so that no old bytes get a new validator
         self._validator_path.unlink(missing_ok=True)
 
     def rename(self, path: Path) -> None:
-        """Give the whole file its name. A file of that name is kept as `<name>.old`."""
+        """Give the whole file its name. Another file of that name is kept as `<name>.old`."""
+        old = Path(f"{path}.old")
         if path.exists():
-            path.replace(f"{path}.old")
+            path.replace(old)
         self.path.replace(path)
         self._validator_path.unlink(missing_ok=True)
+        if old.is_file() and filecmp.cmp(path, old, shallow=False):
+            old.unlink()
 
 
 def _validator(response) -> str:
     """What the server calls this version of the file: its ETag, or else its last-modified time.
 
-    A weak ETag (W/"...") does not count: files that share it may differ in some bytes.
+    What files may share that differ in some bytes does not count: a weak ETag (W/"..."), and a
+    time less than a minute before the response, since times are in whole seconds and clocks
+    differ (RFC 9110, section 8.8).
     """
+    from email.utils import parsedate_to_datetime
+
     etag = response.headers.get("ETag", "")
-    if etag and not etag.startswith("W/"):
+    if re.fullmatch('"[ -~]*"', etag) and len(etag) <= MAX_VALIDATOR:
         return etag
-    return response.headers.get("Last-Modified", "")
+    modified = response.headers.get("Last-Modified", "")
+    try:
+        sent_at = parsedate_to_datetime(response.headers.get("Date", ""))
+        age = (sent_at - parsedate_to_datetime(modified)).total_seconds()
+    except (ValueError, TypeError):  # what parsedate_to_datetime raises, by Python's version
+        return ""
+    return modified if age >= 60 else ""
 
 
 def _get(url: str, headers: dict[str, str], file: PublishedFile):
@@ -1077,7 +1126,7 @@ def _get(url: str, headers: dict[str, str], file: PublishedFile):
             url,
             headers=headers,
             stream=True,
-            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+            timeout=(CONNECT_TIMEOUT, PROGRESS_SECONDS),
             allow_redirects=False,
             auth=lambda request: request,  # else requests sends the passwords in ~/.netrc
         )
@@ -1085,7 +1134,10 @@ def _get(url: str, headers: dict[str, str], file: PublishedFile):
         if not response.is_redirect:
             return response, file
         response.close()
-        url = urljoin(url, response.headers["Location"])
+        try:
+            url = urljoin(url, response.headers["Location"])
+        except ValueError as error:  # no address at all
+            raise _Refused(f"{url}: a redirect to nowhere: {error}") from None
     raise _Refused(f"{url}: more than {MAX_REDIRECTS} redirects")
 
 
@@ -1132,27 +1184,30 @@ def _check_status(response, url: str, part: _Part) -> None:
     content_type = response.headers.get("Content-Type", "")
     if content_type.startswith("text/html"):
         raise _Refused(f"{url}: the server sends a page ({content_type}) instead of the file")
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
+    encoding = response.headers.get("Content-Encoding", "")
+    if encoding not in ("", "identity"):
         raise OSError(f"{url}: the server compresses the file ({encoding}) without being asked")
 
 
-def _continued_range(response, part: _Part) -> tuple[int, int]:
+def _continued_range(response, part: _Part, file: PublishedFile) -> tuple[int, int]:
     """-> the byte at which the response continues `part`, and the size of the whole file.
 
     Both are in a header: `Content-Range: bytes 500-999/1000`. If the response does not continue
-    `part`, the part is discarded, to start over.
+    `part`, the part is discarded, to start over. So it is if the response does not say that it is
+    of the same version, unless a published hash will tell in the end.
     """
     content_range = response.headers.get("Content-Range", "")
-    numbers = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
-    continues = numbers is not None and int(numbers[1]) == part.size
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", content_range)
+    start, last, size = map(int, match.groups()) if match else (-1, -1, -1)
     validator = _validator(response)
-    if part.validator and validator and part.validator != validator:
-        continues = False  # the server ignores If-Range
-    if not continues:
+    if part.size == 0 or part.validator == validator != "":
+        same_version = True
+    else:
+        same_version = file.sha256 is not None and "" in (part.validator, validator)
+    if not (same_version and start == part.size and start <= last < size):
         part.discard()
         raise _TemporaryError(f"not the bytes that we asked for: {content_range}")
-    return part.size, int(numbers[2])
+    return start, size
 
 
 def _start_and_size(response, url: str, part: _Part, file: PublishedFile) -> tuple[int, int]:
@@ -1160,9 +1215,9 @@ def _start_and_size(response, url: str, part: _Part, file: PublishedFile) -> tup
     if response.status_code == 200:  # the whole file, even if we asked for its end
         start = 0
         length = response.headers.get("Content-Length", "")
-        size = int(length) if length.isdecimal() else file.size
+        size = int(length) if re.fullmatch(r"\d{1,18}", length) else file.size
     else:
-        start, size = _continued_range(response, part)
+        start, size = _continued_range(response, part, file)
     if size is None:
         raise OSError(f"{url}: the server does not say how long the file is")
     if file.size not in (None, size):
@@ -1183,21 +1238,90 @@ def _progress_bar(name: str, start: int, size: int):
     )
 
 
-def _append(response, part: _Part, start: int, size: int) -> None:
-    """Append the bytes of a response to the part; empty it first if they are the whole file."""
-    import requests
-
+def _append(response, chunks: Iterator[bytes], part: _Part, start: int, size: int) -> None:
+    """Append a body to the part; empty the part first if the body is the whole file."""
     try:
         if start == 0:
             part.start_over(_validator(response))
-        with open(part.path, "ab") as opened, _progress_bar(part.path.stem, start, size) as bar:
-            for chunk in response.iter_content(CHUNK_SIZE):
+        with part.open() as opened, _progress_bar(part.path.stem, start, size) as bar:
+            for chunk in chunks:
+                start += len(chunk)
+                if start > size:
+                    raise _TooLong(f"more than the {size} bytes that were announced")
                 opened.write(chunk)
                 bar.update(len(chunk))
-    except requests.RequestException:  # an OSError, but not of the disk
-        raise
     except OSError as error:
         raise OSError(f"cannot write {part.path}: {error.strerror}") from None
+
+
+def _response_and_chunks(url: str, headers: dict[str, str], file: PublishedFile) -> Iterator:
+    """Ask for a file, and yield what `_get` returns, then the body in pieces, as it was sent."""
+    response, file = _get(url, headers, file)
+    with response:
+        yield response, file
+        yield from response.raw.stream(CHUNK_SIZE, decode_content=False)
+
+
+def _deliver(items: Iterator, arrived: queue.Queue, given_up: threading.Event) -> None:
+    """Put (item, None) into a queue for each item, and (None, what ended them) in the end."""
+
+    def put(item, end=None):
+        while not given_up.is_set():
+            with contextlib.suppress(queue.Full):
+                return arrived.put((item, end), timeout=0.1)
+
+    with contextlib.closing(items):
+        try:
+            for item in items:
+                put(item)
+                if given_up.is_set():
+                    return
+        except Exception as error:
+            put(None, error)
+        else:
+            put(None, StopIteration())
+
+
+def _get_before(deadline: float, arrived: queue.Queue) -> tuple:
+    """Take the next item out of a queue, or raise _TooSlow if none came until `deadline`."""
+    while True:
+        seconds = deadline - time.monotonic()
+        try:
+            # In short waits, because on Windows Ctrl-C does not end a long one.
+            return arrived.get(timeout=min(max(seconds, 0), 0.5))
+        except queue.Empty:
+            if seconds <= 0:
+                sent = f"less than {PROGRESS_BYTES} bytes in {PROGRESS_SECONDS} seconds"
+                raise _TooSlow(sent) from None
+
+
+def _in_time(items: Iterator) -> Iterator:
+    """The same items, a response and then bytes, or _TooSlow if they come too slowly.
+
+    They are taken in a thread: a read that gets a byte now and then neither ends nor times out.
+    If it never ends, the thread is left to it. It writes nothing, and ends with the process.
+    """
+    arrived = queue.Queue(maxsize=16)
+    given_up = threading.Event()
+    threading.Thread(target=_deliver, args=(items, arrived, given_up), daemon=True).start()
+    try:
+        response, end = _get_before(time.monotonic() + PROGRESS_SECONDS, arrived)
+        if end is not None:
+            raise end
+        yield response
+        deadline, n_bytes = time.monotonic() + PROGRESS_SECONDS, 0
+        while True:
+            chunk, end = _get_before(deadline, arrived)
+            if isinstance(end, StopIteration):
+                return
+            if end is not None:
+                raise end
+            n_bytes += len(chunk)
+            if n_bytes >= PROGRESS_BYTES:
+                deadline, n_bytes = time.monotonic() + PROGRESS_SECONDS, 0
+            yield chunk
+    finally:
+        given_up.set()
 
 
 def _error_without_response(url: str, error) -> OSError | _TemporaryError:
@@ -1218,18 +1342,25 @@ def _fetch_rest(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
     succeed.
     """
     import requests
+    import urllib3
 
-    try:
-        response, file = _get(url, _request_headers(part, file), file)
-    except requests.RequestException as error:
-        raise _error_without_response(url, error) from None
-    try:
-        with response:
-            _check_status(response, url, part)
-            start, size = _start_and_size(response, url, part, file)
-            _append(response, part, start, size)
-    except requests.RequestException as error:
-        raise _TemporaryError(str(error)) from None
+    items = _in_time(_response_and_chunks(url, _request_headers(part, file), file))
+    with contextlib.closing(items):
+        try:
+            response, file = next(items)
+        except requests.RequestException as error:
+            raise _error_without_response(url, error) from None
+        except _TooSlow as error:
+            raise _NoResponse(str(error)) from None
+        _check_status(response, url, part)
+        start, size = _start_and_size(response, url, part, file)
+        try:
+            _append(response, items, part, start, size)
+        except urllib3.exceptions.HTTPError as error:
+            raise _TemporaryError(str(error)) from None
+        except _TooLong:
+            part.discard()
+            raise
     if part.size != size:
         raise _TemporaryError(f"the connection ended after {part.size} of {size} bytes")
     return file
@@ -1247,10 +1378,10 @@ def _final_error(url: str, last_error: _TemporaryError, had_response: bool) -> O
 def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
     """Fetch the rest of a file in several attempts, with growing pauses -> as `_fetch_rest`.
 
-    As long as each attempt adds to the file, there may be any number of them. If there never was
-    a connection, there is most likely no network, and we give up soon.
+    As long as the file grows by PROGRESS_BYTES in a few attempts, there may be any number of them.
+    If there never was a connection, there is most likely no network, and we give up soon.
     """
-    n_failures = 0  # since the file last grew
+    n_failures = 0  # since the file last grew by that
     most_bytes = 0
     had_connection = had_response = False
     while True:
@@ -1258,7 +1389,7 @@ def _complete(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
             return _fetch_rest(url, part, file)
         except _TemporaryError as error:
             last_error = error
-        if part.size > most_bytes:
+        if part.size >= most_bytes + PROGRESS_BYTES:
             most_bytes = part.size
             n_failures = 0
         n_failures += 1
@@ -1280,6 +1411,20 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _check_content(path: Path, url: str, file: PublishedFile) -> None:
+    """Raise an error if a file is not what was published, or cannot be what its name says."""
+    with open(path, "rb") as opened:
+        beginning = opened.read(CHUNK_SIZE).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if beginning.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise _Refused(f"{url}: the server sends a page instead of the file")
+    if file.sha256 and _sha256(path) != file.sha256:
+        raise OSError(f"{url} is not the published file (wrong SHA-256), and was deleted")
+    if file.name.endswith(".json") and not beginning.startswith(b"{"):
+        raise OSError(f"{url} is not JSON, and was deleted")
+    if not beginning and file.name != "merges.txt":  # which may have no merges
+        raise OSError(f"{url} is empty, and was deleted")
+
+
 def _fetch(url: str, model_dir: str, file: PublishedFile) -> None:
     """Fetch a file into a folder. It gets its name once it is whole and has been checked.
 
@@ -1290,12 +1435,12 @@ def _fetch(url: str, model_dir: str, file: PublishedFile) -> None:
     part = _Part(path)
     if part.size != file.size:
         file = _complete(url, part, file)
-    if file.sha256 and _sha256(part.path) != file.sha256:
+    try:
+        _check_content(part.path, url, file)
+    except OSError:
         part.discard()
-        raise OSError(f"{url} is not the published file (wrong SHA-256), and was deleted")
-    if file.name.endswith(".json") and not part.path.read_bytes().lstrip().startswith(b"{"):
-        part.discard()
-        raise OSError(f"{url} is not JSON, and was deleted")
+        raise
+    _note_unchecked(model_dir, file.name)
     part.rename(path)
 
 
@@ -1446,116 +1591,6 @@ def _what_is_missing(model_size: str, model_dir: str) -> str:
     )
 
 
-# ------------------------------------------------------------------ fetching a model
-#
-# To add another place that models come from: write a function like `_fetch_openai_files`, which
-# calls `_fetch` for each file that the folder lacks, and lets its ConnectionError and _Refused
-# pass, since they mean that another place should be asked. Call it in `_fetch_published_model` if
-# it has OpenAI's four models, or else in `download_gpt2_files`.
-
-
-def _fetch_openai_files(base_url: str, model_size: str, model_dir: str) -> None:
-    """Fetch those of the seven files of OpenAI's layout that a folder does not have."""
-    from urllib.parse import quote
-
-    unknown = tuple(PublishedFile(file.name) for file in OPENAI_FILES["124M"])
-    for file in OPENAI_FILES.get(model_size, unknown):
-        if not _is_whole(model_dir, file):
-            _fetch(f"{base_url}/{quote(model_size)}/{file.name}", model_dir, file)
-
-
-def _fetch_hub_file(repository: HubRepository, model_dir: str, file: PublishedFile) -> None:
-    """Fetch a file of a repository. If it is not there, the error says what is needed."""
-    from urllib.parse import quote
-
-    hub_url = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB_URL
-    url = f"{hub_url}/{quote(repository.name)}/resolve/{repository.revision}/{file.name}"
-    try:
-        _fetch(url, model_dir, file)
-    except _NotFound as error:
-        if file.name == "model.safetensors":
-            hint = "a repository with only a pickle (pytorch_model.bin) is not read"
-        else:
-            hint = f"a public repository with {', '.join(HUGGING_FACE_FILES)} is needed"
-        raise _NotFound(f"{error}: {hint}") from None
-
-
-def _fetch_from_hub(repository: HubRepository, model_dir: str, notice: str = "") -> None:
-    """Fetch those of the four files of Hugging Face's layout that a folder does not have.
-
-    `notice` is printed on standard error once the Hub has sent the configuration.
-    """
-    for file in repository.files:
-        if not Path(model_dir, file.name).is_file():
-            _fetch_hub_file(repository, model_dir, file)
-        if file.name == "config.json":
-            _read_hugging_face_hparams(model_dir)  # refuse other models before fetching weights
-            if notice:
-                print(notice, file=sys.stderr)
-
-
-def _fetch_published_model(model_size: str, model_dir: str) -> None:
-    """Fetch one of OpenAI's four models: from OpenAI, or else the same weights from the Hub."""
-    try:
-        _fetch_openai_files(OPENAI_URL, model_size, model_dir)
-        return
-    except (ConnectionError, _Refused) as error:
-        openai_error = error
-    repository = SAME_ON_THE_HUB[model_size]
-    notice = f"{openai_error}; fetching {repository.name} from the Hugging Face Hub instead"
-    try:
-        _fetch_from_hub(repository, model_dir, notice)
-    except (ConnectionError, _Refused) as error:
-        raise type(error)(f"{openai_error}; {error}") from None
-
-
-def download_gpt2_files(model_size: str, model_dir: str) -> None:
-    """Fetch those files of a model that the folder `model_dir` does not have.
-
-    model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub.
-    The four come from OpenAI. If its server refuses, sends a web page or cannot be reached, they
-    come from the Hub, in Hugging Face's layout, and a line on standard error says so.
-
-    Environment: GPT2_BASE_URL is the address of a mirror of OpenAI's files. All models but
-    OWNER/NAME then come from it and from nowhere else, and they may have any name. OWNER/NAME
-    always comes from the Hub. HF_ENDPOINT is the Hub's address.
-
-    A file is called `<name>.part` until it is whole, and a later run continues it. Its size and
-    SHA-256 are checked where they are published, or the Hub gives them.
-    Raises FileNotFoundError for an unknown model, the built-in ConnectionError if no server can be
-    reached, OSError for any other failure, ValueError for a model on the Hub that is not a GPT-2.
-    """
-    mirror = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
-    if "/" in model_size:
-        _fetch_from_hub(HubRepository(model_size), model_dir)
-    elif mirror:
-        _fetch_openai_files(mirror, model_size, model_dir)
-    elif model_size in OPENAI_FILES:
-        _fetch_published_model(model_size, model_dir)
-    else:
-        raise FileNotFoundError(
-            f"{_what_is_missing(model_size, model_dir)}; "
-            f"to download, name one of {', '.join(OPENAI_FILES)}, or OWNER/NAME for one on the "
-            "Hugging Face Hub"
-        )
-
-
-# ------------------------------------------------------------------ loading a model
-
-REPLACING_SECONDS = 2  # how long to wait for another process that replaces a model
-
-
-def _check_model_size(model_size: str, models_dir: str) -> None:
-    """Raise ValueError unless it names a folder within `models_dir`: NAME, or OWNER/NAME."""
-    names = model_size.split("/")
-    leaves_folder = any(name in ("", ".", "..") for name in names)
-    if leaves_folder or len(names) > 2 or re.search(r"[\\:\0]", model_size):
-        raise ValueError(
-            f"model_size should name a folder in {models_dir}, "
-            f"or OWNER/NAME on the Hugging Face Hub, not {model_size!r}"
-        )
-
-
 def _complete_layout(model_size: str, model_dir: str) -> tuple[str, str] | None:
     """The layout in which a folder is read, or None if it is not complete in either.
 
@@ -1570,6 +1605,11 @@ def _complete_layout(model_size: str, model_dir: str) -> tuple[str, str] | None:
     if has_openai:
         return OPENAI_LAYOUT
     return None
+
+
+# ------------------------------------------------------------------ reading a folder as a whole
+
+REPLACING_SECONDS = 2  # how long to wait for another process that replaces a model
 
 
 def _files_of_layout(model_dir: str, layout: tuple[str, str]) -> list[str]:
@@ -1645,6 +1685,309 @@ def _read_model_once(
     return encoder, hparams, params
 
 
+def _is_weights(name: str) -> bool:
+    return name == "model.safetensors" or ".data-" in name
+
+
+def _misfits(model_size: str, model_dir: str) -> tuple[str, list[str]]:
+    """Why a folder cannot be read, and the files that may be the cause; "" if it can be read.
+
+    The weights are among these files only if all others can be read.
+    """
+    layout = _complete_layout(model_size, model_dir)
+    if layout == HUGGING_FACE_LAYOUT:
+        names = HUGGING_FACE_FILES
+    else:
+        names = [file.name for file in OPENAI_FILES["124M"]]
+    others = [name for name in names if not _is_weights(name)]
+    if layout is None:
+        return _what_is_missing(model_size, model_dir), others
+    folder = Path(model_dir)
+    try:
+        get_encoder(folder.name, str(folder.parent), [layout])
+        if layout == OPENAI_LAYOUT:
+            _read_hparams(folder / "hparams.json", OPENAI_HPARAMS)
+            if _checkpoint_prefix(model_dir) is None:
+                raise ValueError(f"{folder / 'checkpoint'} names no checkpoint")
+        else:
+            _read_hugging_face_hparams(model_dir)
+    except ValueError as error:
+        return str(error), others
+    try:
+        _read_model(model_dir, layout)
+    except ValueError as error:
+        return str(error), list(names)
+    except ImportError:  # only TensorFlow can read it, and is not there
+        pass
+    return "", []
+
+
+# ------------------------------------------------------------------ one download at a time
+#
+# While files are fetched into a folder, the file `download.unfinished` is in it, and its presence
+# says that the folder may not be read yet. Whoever fetches holds a lock on it. The system ends the
+# lock when the process ends, however it ends; the file then stays, with the names of the files that
+# were fetched, for the next run to complete and check the folder.
+
+UNCHECKED = "download.unfinished"
+
+
+def _is_being_fetched(model_dir: str) -> bool:
+    """Whether a download into the folder is under way, or was left unfinished."""
+    return os.path.lexists(os.path.join(model_dir, UNCHECKED))
+
+
+def _lock(file) -> bool:
+    """Lock an open file for this process -> whether no other process has locked it.
+
+    True as well where the system or the file system has no locks.
+    """
+    try:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            import msvcrt
+
+            file.seek(1 << 30)  # others cannot read or write the byte that is locked
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    return True
+
+
+def _is_at(path: Path, file) -> bool:
+    """Whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
+def _wait_for_lock(path: Path):
+    """The lock file, open and locked, once no other process has it; None if it cannot be made."""
+    has_waited = False
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "ab", opener=_no_links)  # noqa: SIM115
+        except OSError:
+            return None  # a folder that cannot be written is reported when a file is written
+        is_ours = _lock(file)
+        if is_ours and _is_at(path, file):
+            return file
+        file.close()
+        if not is_ours:  # else the process before us has just finished
+            if not has_waited:
+                notice = f"{path.parent}: another process is downloading this model; waiting"
+                print(notice, file=sys.stderr)
+            has_waited = True
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _one_download(model_dir: str) -> Iterator[None]:
+    """Keep other processes from downloading into a folder; wait while another one does."""
+    path = Path(model_dir, UNCHECKED)
+    new_folders = [folder for folder in path.parents if not os.path.exists(folder)]
+    lock = _wait_for_lock(path)
+    try:
+        yield
+        _remove_lock_file(path, lock)
+    except BaseException:
+        if not _unchecked(model_dir):
+            _remove_lock_file(path, lock)
+        raise
+    finally:
+        if lock is not None:
+            lock.close()
+        with contextlib.suppress(OSError):  # those that have something in them stay
+            for folder in new_folders:
+                folder.rmdir()
+
+
+def _remove_lock_file(path: Path, lock) -> None:
+    try:
+        path.unlink(missing_ok=True)  # before the lock ends, so that nobody locks it in between
+    except OSError:
+        if lock is not None:
+            lock.close()  # Windows removes no open file
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _note_unchecked(model_dir: str, name: str) -> None:
+    """Note that a file was fetched, and is to be checked with the rest of its folder."""
+    path = Path(model_dir, UNCHECKED)
+    with (
+        contextlib.suppress(OSError),
+        open(path, "a", encoding="utf-8", opener=_no_links) as file,
+    ):
+        file.write(f"{name}\n")
+
+
+def _unchecked(model_dir: str) -> list[str]:
+    """The files of a folder that were fetched, and not yet checked with the rest of it."""
+    try:
+        names = Path(model_dir, UNCHECKED).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if Path(model_dir, name).is_file()]
+
+
+def _delete_fetched(model_dir: str, names: Iterable[str]) -> None:
+    """Delete those of the files that were fetched, so that they are fetched again."""
+    for name in set(names).intersection(_unchecked(model_dir)):
+        Path(model_dir, name).unlink()
+
+
+def _put_aside(model_dir: str, names: Iterable[str]) -> None:
+    """Make room for other files: delete those that were fetched, rename those that were there."""
+    _delete_fetched(model_dir, names)
+    for name in names:
+        path = Path(model_dir, name)
+        if path.exists():
+            path.replace(f"{path}.old")
+
+
+# ------------------------------------------------------------------ fetching a model
+#
+# To add another place that models come from: write a function like `_fetch_openai_files`, which
+# calls `_fetch` for each file that the folder lacks, and lets its ConnectionError and _Refused
+# pass, since they mean that another place should be asked. Call it in `_fetch_published_model` if
+# it has OpenAI's four models, or else in `_fetch_model`.
+
+
+def _fetch_openai_files(base_url: str, model_size: str, model_dir: str) -> None:
+    """Fetch those of the seven files of OpenAI's layout that a folder does not have."""
+    from urllib.parse import quote
+
+    unknown = tuple(PublishedFile(file.name) for file in OPENAI_FILES["124M"])
+    for file in OPENAI_FILES.get(model_size, unknown):
+        if not _is_whole(model_dir, file):
+            _fetch(f"{base_url}/{quote(model_size)}/{file.name}", model_dir, file)
+
+
+def _fetch_hub_file(repository: HubRepository, model_dir: str, file: PublishedFile) -> None:
+    """Fetch a file of a repository. If it is not there, the error says what is needed."""
+    from urllib.parse import quote
+
+    hub_url = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB_URL
+    url = f"{hub_url}/{quote(repository.name)}/resolve/{repository.revision}/{file.name}"
+    try:
+        _fetch(url, model_dir, file)
+    except _NotFound as error:
+        if file.name == "model.safetensors":
+            hint = "a repository with only a pickle (pytorch_model.bin) is not read"
+        else:
+            hint = f"a public repository with {', '.join(HUGGING_FACE_FILES)} is needed"
+        raise _NotFound(f"{error}: {hint}") from None
+
+
+def _fetch_from_hub(repository: HubRepository, model_dir: str, notice: str = "") -> None:
+    """Fetch those of the four files of Hugging Face's layout that a folder does not have.
+
+    `notice` is printed on standard error once the Hub has sent the configuration.
+    """
+    for file in repository.files:
+        if not Path(model_dir, file.name).is_file():
+            _fetch_hub_file(repository, model_dir, file)
+        if file.name == "config.json":
+            try:
+                _read_hugging_face_hparams(model_dir)  # refuse others before fetching weights
+            except ValueError:
+                _delete_fetched(model_dir, [file.name])
+                raise
+            if notice:
+                print(notice, file=sys.stderr)
+
+
+def _fetch_published_model(model_size: str, model_dir: str) -> None:
+    """Fetch one of OpenAI's four models: from OpenAI, or else the same weights from the Hub."""
+    try:
+        _fetch_openai_files(OPENAI_URL, model_size, model_dir)
+        return
+    except (ConnectionError, _Refused) as error:
+        openai_error = error
+    repository = SAME_ON_THE_HUB[model_size]
+    notice = f"{openai_error}; fetching {repository.name} from the Hugging Face Hub instead"
+    try:
+        _fetch_from_hub(repository, model_dir, notice)
+    except (ConnectionError, _Refused) as error:
+        raise type(error)(f"{openai_error}; {error}") from None
+
+
+def _fetch_model(model_size: str, model_dir: str) -> None:
+    """Fetch those files of a model that a folder does not have, from where its name says."""
+    mirror = os.environ.get("GPT2_BASE_URL", "").rstrip("/")
+    if "/" in model_size:
+        _fetch_from_hub(HubRepository(model_size), model_dir)
+    elif mirror:
+        _fetch_openai_files(mirror, model_size, model_dir)
+    elif model_size in OPENAI_FILES:
+        _fetch_published_model(model_size, model_dir)
+    else:
+        raise FileNotFoundError(
+            f"{_what_is_missing(model_size, model_dir)}; "
+            f"to download, name one of {', '.join(OPENAI_FILES)}, or OWNER/NAME for one on the "
+            "Hugging Face Hub"
+        )
+
+
+def _fetch_and_check(model_size: str, model_dir: str) -> tuple[str, list[str]]:
+    """Fetch what a folder lacks -> what `_misfits` says of the folder then."""
+    if _complete_layout(model_size, model_dir) is None:
+        _fetch_model(model_size, model_dir)
+    return _misfits(model_size, model_dir)
+
+
+def download_gpt2_files(model_size: str, model_dir: str) -> None:
+    """Fetch those files of a model that the folder `model_dir` does not have, and check it.
+
+    model_size: "124M", "355M", "774M" or "1558M"; OWNER/NAME for a GPT-2 on the Hugging Face Hub.
+    The four come from OpenAI. If its server refuses, sends a web page or cannot be reached, they
+    come from the Hub, in Hugging Face's layout, and a line on standard error says so. Nothing is
+    fetched into a folder that is complete in either layout.
+
+    Environment: GPT2_BASE_URL is the address of a mirror of OpenAI's files. All models but
+    OWNER/NAME then come from it and from nowhere else, and they may have any name. OWNER/NAME
+    always comes from the Hub. HF_ENDPOINT is the Hub's address.
+
+    A file is called `<name>.part` until it is whole, and a later run continues it. Its size and
+    SHA-256 are checked where they are published, or the Hub gives them. In the end the folder is
+    read: files that cannot be, or do not fit each other, are fetched a second time. A file that was
+    there before the download is then kept as `<name>.old`.
+
+    One process fetches at a time, others wait for it. A server that sends less than
+    PROGRESS_BYTES in PROGRESS_SECONDS is asked again, and given up after a few such attempts.
+    Raises FileNotFoundError for an unknown model, the built-in ConnectionError if no server can be
+    reached, OSError for any other failure, ValueError for files that are not a GPT-2.
+    """
+    with _one_download(model_dir):
+        problem, names = _fetch_and_check(model_size, model_dir)
+        if problem:  # fetch all but the weights once more
+            _put_aside(model_dir, [name for name in names if not _is_weights(name)])
+            problem, names = _fetch_and_check(model_size, model_dir)
+        if problem:
+            _put_aside(model_dir, names)
+            raise ValueError(f"{problem}; run again to fetch it anew")
+
+
+# ------------------------------------------------------------------ loading a model
+
+
+def _check_model_size(model_size: str, models_dir: str) -> None:
+    """Raise ValueError unless it names a folder within `models_dir`: NAME, or OWNER/NAME."""
+    names = model_size.split("/")
+    leaves_folder = any(name in ("", ".", "..") for name in names)
+    if leaves_folder or len(names) > 2 or re.search(r"[\\:\0]", model_size):
+        raise ValueError(
+            f"model_size should name a folder in {models_dir}, "
+            f"or OWNER/NAME on the Hugging Face Hub, not {model_size!r}"
+        )
+
+
 def load_encoder_hparams_and_params(
     model_size: str, models_dir: str
 ) -> tuple[Encoder, dict[str, int], dict]:
@@ -1662,7 +2005,7 @@ def load_encoder_hparams_and_params(
     """
     _check_model_size(model_size, models_dir)
     model_dir = os.path.join(models_dir, model_size)
-    layout = _settled_layout(model_size, model_dir)
+    layout = None if _is_being_fetched(model_dir) else _settled_layout(model_size, model_dir)
     if layout is None:
         download_gpt2_files(model_size, model_dir)
         layout = _complete_layout(model_size, model_dir)

@@ -19,6 +19,7 @@ growing_window                    windows of 128, twice as many, for the first t
 rate_0.005, rate_0.02, rate_0.04  Muon's learning rate
 wte_rate_0.005                    AdamW's learning rate (embeddings, gains, biases)
 decay_0                           no weight decay
+unlikelihood                      0.3: texts of its own count (see training/unlikelihood.py)
 merges_1024, merges_4096          the tokenizer
 6x256, 8x256 (8 heads), 10x192    layers and width: to be compared at equal minutes
 
@@ -58,6 +59,7 @@ BASELINE = {
     "learning_rate": 2e-3,
     "muon_learning_rate": 0.01,
     "cooldown": 0.4,
+    "unlikelihood": 0.0,
     "weight_decay": 0.1,
     "grad_clip": 1.0,
     "dropout": 0.0,
@@ -188,6 +190,7 @@ VARIANTS = {
     "rate_0.04": Variant({"muon_learning_rate": 0.04}),
     "wte_rate_0.005": Variant({"learning_rate": 5e-3}),
     "decay_0": Variant({"weight_decay": 0.0}),
+    "unlikelihood": Variant({"unlikelihood": 0.3}),
     "merges_1024": Variant({"tokenizer": "bpe:1024"}),
     "merges_4096": Variant({"tokenizer": "bpe:4096"}),
     "6x256": Variant({"n_head": 8, "n_embd": 256}),

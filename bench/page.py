@@ -12,13 +12,11 @@ import json
 import statistics
 import sys
 import tempfile
-import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from browser import chromium, missing
+from http_server import running
 
 from bench.measure import Options, machine, print_table, random_model, seconds, write_json
 from explaining.page import page_data, page_html
@@ -48,7 +46,8 @@ def main():
         "served_and_drawn": "to the new page in Chromium, s",
     }
     row = [f"{figures[name]:.2f}" if name in figures else "" for name in names]
-    title = f"The page of {N_PROMPT + N_GENERATED} tokens"
+    shape = arguments.model or "the shape of GPT-2 124M"
+    title = f"The page of {N_PROMPT + N_GENERATED} tokens, {shape}"
     print_table(title, figures["machine"], list(names.values()), [row])
     write_json(figures, arguments.json)
 
@@ -108,19 +107,6 @@ def ask(server: PageServer, text: str) -> dict:
     request = urllib.request.Request(address, question, {"X-Token": server.token})
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)
-
-
-@contextmanager
-def running(server: PageServer) -> Iterator[PageServer]:
-    """The server, answering in a thread."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 if __name__ == "__main__":

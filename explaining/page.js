@@ -159,6 +159,14 @@ function moveWithArrows(container, steps, move) {
   });
 }
 
+// [down, right]
+const GRID_STEPS = {
+  ArrowUp: [-1, 0],
+  ArrowDown: [1, 0],
+  ArrowLeft: [0, -1],
+  ArrowRight: [0, 1],
+};
+
 // Scroll a region, and only that, so that a node in it can be seen.
 function scrollWithin(region, node) {
   const [outer, inner] = [region.getBoundingClientRect(), node.getBoundingClientRect()];
@@ -295,10 +303,11 @@ const PARTS = {
   },
   attention: {
     title: "Attention",
-    shape: () => "reads [n_seq, n_embd], adds the same",
+    shape: () => "reads and adds [n_seq, n_embd]",
     text:
-      "Each position asks with a query, is found by its key, and hands over its value. " +
-      "What the heads find is added to the stream. It is the only part where positions meet.",
+      "Each position has a query, a key and a value. Its query is compared with the keys of " +
+      "all positions up to its own: the better the match, the more of that position’s value " +
+      "it gets. The result is added to the stream. Nowhere else do positions meet.",
     kinds: [
       "ln_1",
       "attn.c_attn",
@@ -317,15 +326,15 @@ const PARTS = {
     title: "Feed-forward",
     shape: () => "widens to 4 · n_embd, adds [n_seq, n_embd]",
     text:
-      "Each position by itself: four times as wide, an activation, and narrow again. " +
-      "The result is added to the stream.",
+      "Each position by itself: its vector is made four times as wide, passes an activation " +
+      "function, and is made narrow again. The result is added to the stream.",
     kinds: ["ln_2", "mlp.c_fc", "mlp.gelu", "mlp.c_proj", "h"],
     section: "lens",
   },
   norm: {
     title: "Last layer norm",
     shape: () => "[n_seq, n_embd]",
-    text: "Each vector scaled to mean 0 and variance 1, then a gain and a bias.",
+    text: "Each vector is scaled to mean 0 and variance 1, then multiplied by g, and b is added.",
     kinds: ["ln_f"],
     section: "lens",
   },
@@ -334,26 +343,21 @@ const PARTS = {
     shape: () => "[n_seq, n_vocab]",
     text:
       "How well each vector matches the embedding of each token of the vocabulary. " +
-      "The softmax makes probabilities of it.",
+      "The softmax turns these scores into probabilities.",
     kinds: ["logits"],
     section: "next",
   },
   next: {
     title: "Next token",
     shape: () => "one id",
-    text: "One token is chosen by its probability, appended, and the way begins again.",
+    text:
+      "One token is chosen by its probability and appended to the text. For the token after it " +
+      "all of this is done again.",
     kinds: [],
     section: "next",
   },
 };
 const IN_BLOCK = ["attention", "feedForward"];
-const SECTION_NAMES = {
-  tokens: "Tokens",
-  residual: "Stream",
-  attention: "Attention",
-  lens: "Layers",
-  next: "Next",
-};
 
 // "[n_seq, n_embd]" -> "[23, 192]"
 function withNumbers(shape) {
@@ -384,8 +388,12 @@ function buildOverview() {
   const generated = data.n_generated ? `, of which the model wrote ${data.n_generated}` : "";
   byId("summary").textContent =
     `${count(nSeq() + data.first_position + data.n_left_out, "token")}${generated}, ` +
-    `seen by a model with ${count(model.n_layer, "layer")}, ` +
-    `${count(model.n_head, "head")} each, and a stream ${model.n_embd} numbers wide.`;
+    `seen by a model with ${count(model.n_layer, "block")} of ` +
+    `${count(model.n_head, "attention head")} each, and ${count(model.n_embd, "number")} for ` +
+    `each token.`;
+  byId("shapes").textContent =
+    `The brackets show shapes: n_seq = ${data.first_position + nSeq()} positions, ` +
+    `n_embd = ${model.n_embd}, n_vocab = ${model.n_vocab}.`;
   showLeftOut();
   const parts = Object.keys(PARTS).filter((name) => !IN_BLOCK.includes(name));
   const items = parts.map((name) => element("li", {}, partButton(name)));
@@ -460,7 +468,7 @@ function choosePart(name) {
 
 function showPart() {
   const { n_layer } = state.data.model;
-  byId("block-number").textContent = `Block ${state.layer}, of 0 to ${n_layer - 1}`;
+  byId("block-number").textContent = `Block ${state.layer} (0 to ${n_layer - 1})`;
   for (const button of document.querySelectorAll("#way .part")) {
     button.setAttribute("aria-pressed", String(button.dataset.part === state.part));
   }
@@ -475,7 +483,7 @@ function showPart() {
     element(
       "p",
       {},
-      element("a", { href: `#${part.section}` }, `See: ${SECTION_NAMES[part.section]}`),
+      element("a", { href: `#${part.section}` }, `See: ${byId(`${part.section}-title`).textContent}`),
     ),
   );
 }
@@ -567,8 +575,8 @@ function mergeTable({ symbols, steps }) {
     element(
       "p",
       { class: "hint" },
-      "How the merges make it of its bytes. A merge learned earlier has a lower number and " +
-        "goes first. In the vocabulary Ġ stands for a space, Ċ for a line end.",
+      "How merges build it from its bytes. A merge that was learned earlier has a lower number " +
+        "and goes first. In the vocabulary Ġ stands for a space, Ċ for a line end.",
     ),
     element(
       "div",
@@ -647,6 +655,7 @@ function showCandidates() {
   }
   const surprise = data.next.surprises.at(i);
   byId("actual").replaceChildren(
+    element("span", { class: "arrow", "aria-hidden": "true" }, "← "),
     "The text goes on with ",
     tokenElement(data.ids[i + 1]),
     `: rank ${data.next.ranks.at(i)}, probability ${percent(probabilityOfActual(i))}, `,
@@ -779,8 +788,7 @@ class Heatmap {
       const cell = cellAt(event);
       if (cell) this.moveTo(cell, true);
     });
-    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    moveWithArrows(this.frame, steps, ([down, right]) => {
+    moveWithArrows(this.frame, GRID_STEPS, ([down, right]) => {
       const row = bounded(this.cursor.row + down, 0, this.nRows - 1);
       const column = bounded(this.cursor.column + right, 0, this.nColumns - 1);
       this.moveTo({ row, column }, true);
@@ -983,14 +991,21 @@ function thumbnail(layer, head) {
     "button",
     {
       type: "button",
+      tabindex: -1,
       "data-layer": layer,
       "data-head": head,
-      "aria-label": `Layer ${layer}, head ${head}`,
-      title: `Layer ${layer}, head ${head}`,
+      "aria-label": `Block ${layer}, head ${head}`,
+      title: `Block ${layer}, head ${head}`,
       onclick: () => chooseHead(layer, head),
     },
     element("canvas", { width: nSeq(), height: nSeq() }),
   );
+}
+
+// For the mean of all heads: the first one.
+function thumbnailButton(layer, head) {
+  const number = head === "mean" ? 0 : head;
+  return byId("thumbnails").querySelector(`[data-layer="${layer}"][data-head="${number}"]`);
 }
 
 function drawThumbnails() {
@@ -1036,6 +1051,7 @@ function showAttention() {
       Number(button.dataset.layer) === layer &&
       (head === "mean" || Number(button.dataset.head) === head);
     button.setAttribute("aria-pressed", String(isChosen));
+    button.tabIndex = button === thumbnailButton(layer, head) ? 0 : -1;
   }
   const title = () => [
     `What position ${positionOf(i)}, `,
@@ -1116,11 +1132,11 @@ function showLines() {
 
 // ---------------------------------------------------------------- logit lens
 
-// "h.3.residual_after_attn" -> "3 attention"
+// "h.3.residual_after_attn" -> "attention 3"
 function lensRowLabel(name) {
   const [, block, after] = name.split(".");
   if (block === undefined) return name;
-  return after ? `${block} attention` : `${block} feed-forward`;
+  return `${after ? "attention" : "feed-forward"} ${block}`;
 }
 
 function buildLens() {
@@ -1132,7 +1148,7 @@ function buildLens() {
   const head = element(
     "thead",
     {},
-    element("tr", {}, element("td", { class: "corner" }, "after layer"), ...heads),
+    element("tr", {}, element("td", { class: "corner" }, "after"), ...heads),
   );
   const rows = lens.names.map((name, row) =>
     element(
@@ -1188,8 +1204,8 @@ function showLensCell() {
   const cell = cellOfLens(lensRow, i);
   cell.tabIndex = 0;
   cell.setAttribute("aria-selected", "true");
-  const isEmbedding = lensRow === 0;
-  const layer = isEmbedding ? "the embeddings" : `layer ${lensRowLabel(data.lens.names[lensRow])}`;
+  const label = lensRowLabel(data.lens.names[lensRow]);
+  const layer = lensRow === 0 ? "the embeddings" : label.replace(" ", " of block ");
   const bars = range(data.lens.ids.shape[2]).map((k) => {
     const p = data.lens.probabilities.at(lensRow, i, k);
     return bar(tokenElement(data.lens.ids.at(lensRow, i, k)), p, percent(p), {
@@ -1211,7 +1227,7 @@ function buildResidual() {
     const low = Math.min(...logs);
     const high = Math.max(...logs);
     return {
-      label: `${name} by layer and position`,
+      label: `${name} by block and position`,
       nRows,
       nColumns: nSeq(),
       positionIsRow: false,
@@ -1227,10 +1243,10 @@ function buildResidual() {
       share: (row, column) =>
         ((Math.log(Math.max(array.at(row, column), 1e-9)) - low) / (high - low || 1)) ** 2,
       describe: (row, column) => {
-        const layer = row + firstLabel < 0 ? "Embeddings" : `Layer ${row + firstLabel}`;
+        const block = row + firstLabel < 0 ? "Embeddings" : `Block ${row + firstLabel}`;
         const token = quoted(state.data.ids[column]);
         const size = array.at(row, column).toFixed(2);
-        return `${layer}, position ${positionOf(column)} ${token}: ${size}`;
+        return `${block}, position ${positionOf(column)} ${token}: ${size}`;
       },
       onchoose: ({ column }) => choose(column),
     };
@@ -1257,7 +1273,7 @@ function showStream() {
   byId("stream-title").replaceChildren(
     `At position ${positionOf(i)}, `,
     tokenElement(data.ids[i]),
-    ", layer by layer",
+    ", block by block",
   );
   byId("stream").replaceChildren(streamLegend(), streamChart());
   byId("stream-table").tBodies[0].replaceChildren(...streamRows());
@@ -1296,7 +1312,7 @@ function streamLegend() {
     { class: "keys" },
     key("attention", "attention adds"),
     key("feed-forward", "feed-forward adds"),
-    key("size", "the stream after both"),
+    key("size", "the stream after the block"),
   );
 }
 
@@ -1312,7 +1328,7 @@ function streamChart() {
       height,
       class: "chart",
       role: "img",
-      "aria-label": "Sizes by layer at this position; the numbers are in the table below",
+      "aria-label": "Lengths by block at this position; the numbers are in the table below",
     },
     ...streamAxes(scale, width),
     ...streamColumns(scale),
@@ -1422,9 +1438,10 @@ function operationLine(k) {
 function buildOperations() {
   const { operations, model } = state.data;
   byId("operations-text").textContent =
-    `In the order of computation, from the id to the logit: ` +
-    `${operations.names.length} values, under the names that --dump gives them. ` +
-    `The numbers shown are the first of the chosen position; with heads, of the first head.`;
+    `All ${operations.names.length} values that the model computes, in order, from the ids to the ` +
+    `logits, under the names that explain.py --dump gives them. Each has its formula, a few ` +
+    `numbers and the lines of gpt2.py that compute it. The numbers are the first ones of the ` +
+    `chosen position; where there are heads, of head 0.`;
   const groups = [
     [
       "Embeddings",
@@ -1569,6 +1586,7 @@ function buildForm() {
   byId("prompt-form").hidden = false;
   byId("continue-hint").hidden = false;
   byId("prompt").value = state.data.prompt;
+  byId("n-tokens").max = state.data.model.n_ctx;
   byId("n-tokens").value = state.data.n_tokens_to_generate;
 }
 
@@ -1590,7 +1608,9 @@ async function compute(prompt) {
     if (wasChosen) byId("sampling").querySelector("button")?.focus({ preventScroll: true });
     status.textContent = "Done.";
   } catch (error) {
-    status.textContent = `Not computed: ${error.message}`;
+    const isGone = error instanceof TypeError; // of `fetch`: nobody answered
+    const reason = isGone ? "the server does not answer; start it again" : error.message;
+    status.textContent = `Not computed: ${reason}`;
   } finally {
     for (const control of controls) control.disabled = false;
   }
@@ -1653,6 +1673,12 @@ function followReader() {
     const { value } = event.target;
     chooseHead(state.layer, value === "mean" ? value : Number(value));
   });
+  moveWithArrows(byId("thumbnails"), GRID_STEPS, ([down, right]) => {
+    const { n_layer, n_head } = state.data.model;
+    const head = state.head === "mean" ? 0 : state.head;
+    chooseHead(bounded(state.layer + down, 0, n_layer - 1), bounded(head + right, 0, n_head - 1));
+    thumbnailButton(state.layer, state.head).focus();
+  });
   followLens();
   byId("prompt-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -1673,8 +1699,7 @@ function followLens() {
     const row = cell.dataset.row === undefined ? state.lensRow : Number(cell.dataset.row);
     chooseLensCell(row, positionUnder(cell), false);
   });
-  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  moveWithArrows(table, steps, ([down, right]) =>
+  moveWithArrows(table, GRID_STEPS, ([down, right]) =>
     chooseLensCell(state.lensRow + down, state.i + right, true),
   );
 }
@@ -1686,8 +1711,13 @@ function followSections() {
       for (const { isIntersecting, target } of entries) {
         if (!isIntersecting) continue;
         for (const link of document.querySelectorAll("nav a")) {
-          if (link.hash === `#${target.id}`) link.setAttribute("aria-current", "true");
-          else link.removeAttribute("aria-current");
+          if (link.hash !== `#${target.id}`) {
+            link.removeAttribute("aria-current");
+            continue;
+          }
+          link.setAttribute("aria-current", "true");
+          const nav = link.parentElement; // on a phone it is wider than the window
+          nav.scrollLeft = link.offsetLeft - nav.offsetLeft - nav.clientWidth / 2;
         }
       }
     },

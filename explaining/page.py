@@ -12,6 +12,7 @@ where they are only looked at. Of a long text only the last positions are shown,
 """
 
 import base64
+import hashlib
 import json
 import math
 import re
@@ -113,7 +114,8 @@ def page_data(
         sources                  [{file, first_line, text}]
 
     model: as `gpt2.load_model` returns it. The other arguments are those of `gpt2.main`.
-    Raises ValueError for an empty prompt if the vocabulary has no <|endoftext|>.
+    Raises ValueError for an empty prompt if the vocabulary has no <|endoftext|>, and for a model
+    that computes NaN or infinity.
     """
     encoder, hparams, params = model
     n_head, n_ctx, n_layer = hparams["n_head"], hparams["n_ctx"], len(params["blocks"])
@@ -193,11 +195,23 @@ def watch_the_end(
     if before:
         rows += list(gpt2.gpt2(np.array([before]), **params, n_head=n_head, caches=caches)[0])
     values = watch(np.array([end]), params, n_head, caches=caches)
+    check_finite(values.values())
     # [n_texts = 1, n_seq, ...] -> [n_seq, ...]
     values = {name: replace(value, array=value.array[0]) for name, value in values.items()}
     rows += list(values["logits"].array)
     surprises = [surprise(row, next_id) for row, next_id in zip(rows, ids[1:], strict=False)]
     return values, np.array(surprises)
+
+
+def check_finite(values: Iterable[Value]) -> None:
+    """Raise ValueError with the name of the first value that holds NaN or infinity."""
+    for value in values:
+        wrong = value.array[~np.isfinite(value.array)]
+        if wrong.size:
+            raise ValueError(
+                f"the model computes {wrong[0]}, first in {value.name}: its weights may be "
+                f"damaged, or its training failed; --dump FILE writes all values"
+            )
 
 
 def surprise(logits: np.ndarray, token_id: int) -> float:
@@ -421,19 +435,43 @@ def page_html(data: dict, served: dict | None = None) -> str:
     edited: it then posts {"prompt", "n_tokens"} to /compute, with the token as X-Token, and expects
     new data.
     """
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    policy += "img-src data:; base-uri 'none'; form-action 'none'"
-    if served is not None:
-        policy += "; connect-src 'self'"
+    css, js = template("page.css"), template("page.js")
     parts = {
-        "policy": policy,
-        "css": template("page.css"),
-        "js": template("page.js"),
+        "policy": security_policy(css, js, connect="'none'" if served is None else "'self'"),
+        "css": css,
+        "js": js,
         "data": harmless_json(data),
         "served": harmless_json(served),
     }
     # One pass: what is put in is not searched again, so a prompt may hold {{data}}.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template("page.html"))
+
+
+def security_policy(css: str, js: str, connect: str) -> str:
+    """A Content-Security-Policy: no style and no script but these two, no request but to `connect`.
+
+    Source: W3C, "Content Security Policy Level 3".
+    """
+    rules = {
+        "default-src": "'none'",
+        "style-src": source_hash(css),
+        "script-src": source_hash(js),
+        "connect-src": connect,
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {sources}" for name, sources in rules.items())
+
+
+def source_hash(text: str) -> str:
+    """How a policy names an inline style or script.
+
+    >>> source_hash("alert('Hello, world.');")
+    "'sha256-qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng='"
+    """
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def template(name: str) -> str:

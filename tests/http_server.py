@@ -1,11 +1,18 @@
-"""A real HTTP server on loopback that serves a folder and misbehaves when told to."""
+"""HTTP servers on loopback: any server, in a thread; one that serves a folder and misbehaves."""
 
 import contextlib
 import gzip
 import hashlib
 import http.server
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from socketserver import BaseServer
+from typing import TypeVar
+
+Server = TypeVar("Server", bound=BaseServer)
+
+PIECE = 1 << 14  # bytes
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -33,6 +40,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(302, b"elsewhere", {"Location": location, **headers})
         elif not path.is_file():
             self.answer(404, b"no such file")
+        elif callable(fault):
+            fault(self, path.read_bytes())
+            self.close_connection = True
         else:
             body = fault if isinstance(fault, bytes) else path.read_bytes()
             self.send_file(body, fault if isinstance(fault, tuple) else ())
@@ -71,12 +81,61 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         kind, n = fault if len(fault) == 2 else ("", len(body))
-        self.wfile.write(body[:n])
+        for start in range(0, n, PIECE):
+            self.wfile.write(body[start : min(start + PIECE, n)])
+            self.server.release.wait(self.server.pause)
         if kind == "stall":
             self.wfile.flush()
             self.server.release.wait()
         if fault:
             self.close_connection = True
+
+
+def drip(handler, body):
+    """A byte now and then: enough for every single read, and never done."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    _drip(handler, body)
+
+
+def drip_headers(handler, body):
+    handler.send_response(200)
+    handler.flush_headers()
+    _drip(handler, b"X-Header: " + bytes(100_000))
+
+
+def _drip(handler, content):
+    for byte in content:
+        handler.wfile.write(bytes([byte]))
+        if handler.server.release.wait(0.02):
+            return
+
+
+def longer_than_announced(handler, body):
+    """In chunks, whose end counts, and not what Content-Length says: ten times the file."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for _ in range(10):
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """The server, answering in a thread; closed in the end."""
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @contextlib.contextmanager
@@ -88,12 +147,14 @@ def serve(folder):
     validator: what tells versions of a file apart, "etag", "weak etag", "last-modified" (the
     attribute `last_modified`) or None;
     ranges, if_range: set to False, it ignores Range or If-Range headers;
+    pause: seconds to wait after each 16 KB of a body;
     gzip: set to True, it compresses for those who accept that;
     redirects: {path: (location, headers)};
     faults: {file name: [what to do at the first, second, ... request for it]}, each of "drop",
     "html", a status such as 503, ("cut", n) to end the connection after n bytes of the body,
     ("stall", n) to do so only once `release` (an Event) is set, ("no length",), ("gzip",)
-    whether accepted or not, other bytes to send, None for no fault.
+    whether accepted or not, other bytes to send, a function of the handler and the file's bytes
+    that sends the whole response (`drip` and `longer_than_announced` are two), None for no fault.
     """
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
@@ -102,14 +163,10 @@ def serve(folder):
     server.faults, server.redirects = {}, {}
     server.validator, server.last_modified = "etag", "Wed, 01 Jan 2020 00:00:00 GMT"
     server.ranges, server.if_range, server.gzip = True, True, False
-    server.release = threading.Event()
+    server.release, server.pause = threading.Event(), 0
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.release.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(server):
+        try:
+            yield server
+        finally:
+            server.release.set()

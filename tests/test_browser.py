@@ -3,14 +3,13 @@
 import functools
 import http.server
 import math
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import browser
 import numpy as np
 import pytest
+from http_server import running
 
 import gpt2
 from explaining.page import page_data, page_html
@@ -214,6 +213,17 @@ def test_a_thumbnail_chooses_its_head(open_page, page_file, text):
     np.testing.assert_allclose(shown, expected, atol=WEIGHT_TOLERANCE)
 
 
+def test_a_thumbnail_is_chosen_by_keyboard(open_page, page_file):
+    page = open_page(page_file.as_uri())
+    [reached_by_tab] = page.locator("#thumbnails button:not([tabindex='-1'])").all()
+    reached_by_tab.focus()
+    press(page, "ArrowDown", "ArrowDown", "ArrowRight", "ArrowLeft", "ArrowRight", "ArrowUp")
+    assert (page.input_value("#layer"), page.input_value("#head")) == ("1", "1")
+    focused = page.locator("#thumbnails button:focus")
+    assert focused.get_attribute("data-layer") == focused.get_attribute("data-head") == "1"
+    assert focused.get_attribute("tabindex") == "0"
+
+
 def test_a_token_is_chosen_by_keyboard(open_page, page_file, text):
     """From the top of the page: the link to the tokens, the chosen one, then arrow keys."""
     _, ids, values = text
@@ -279,6 +289,20 @@ def test_any_text_is_text(open_page, model, tmp_path, prompt):
     assert shown == "".join(SHOWN_AS.get(character, character) for character in prompt)
 
 
+def test_only_the_page_s_own_script_and_style_are_used(open_page, page_file, tmp_path):
+    html = page_file.read_text(encoding="utf-8")
+    foreign = "<script>document.title = 'hacked'</script><style>body { color: red }</style>"
+    foreign += "<p style='color: red' onclick=\"document.title = 'hacked'\" id=foreign>foreign</p>"
+    (tmp_path / "page.html").write_text(html.replace("<main>", f"<main>{foreign}"), "utf-8")
+    page = open_page((tmp_path / "page.html").as_uri())
+    page.click("#foreign")
+    colours = "['body', '#foreign'].map((s) => getComputedStyle(document.querySelector(s)).color)"
+    assert page.title() != "hacked" and "rgb(255, 0, 0)" not in page.evaluate(colours)
+    assert page.locator("#tokens [data-position]").count() > 0  # its own were
+    assert page.errors and all("Content Security Policy" in error for error in page.errors)
+    page.errors.clear()
+
+
 def test_it_is_dark_where_the_system_is(open_page, page_file):
     brightness = {}
     for scheme in ("light", "dark"):
@@ -321,18 +345,6 @@ def serious_violations(page):
 
 
 # ---------------------------------------------------------------- served
-
-
-@contextmanager
-def running(server):
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(scope="module")

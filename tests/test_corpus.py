@@ -240,13 +240,26 @@ def test_a_held_out_function_of_the_standard_library_is_nowhere_even_copied(writ
         assert not any(marker in text for text in texts)
 
 
-def test_the_cooldown_has_functions_as_they_stand_and_some_files_of_the_training(written):
+def test_the_cooldown_has_functions_as_they_stand_and_documents_of_the_training(written):
     documents, _ = written
     texts = [d["text"] for d in documents["cooldown"]]
-    assert texts[: len(STANDING)] == STANDING
-    others = documents["cooldown"][len(STANDING) :]
-    assert 0.05 < len(others) / len(documents["train"]) < 0.2
-    assert all(document in documents["train"] for document in others)
+    assert texts[:3] == 3 * STANDING
+    expected = [d for d in documents["train"] if corpus.is_short_and_plain(d["text"])]
+    assert documents["cooldown"][3:] == expected != []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def f(x):\n    x += 1\n\n    return x\n\n", True),
+        ("def f(x):\n    x += 1\n    x += 1\n", False),
+        ('def f(x):\n    """What it does."""\n', False),
+        ("def f(x):\n    '''What it does.'''\n", False),
+        ("def f(x):\n    return " + 300 * "x + ", False),
+    ],
+)
+def test_short_and_plain_documents(text, expected):
+    assert corpus.is_short_and_plain(text) == expected
 
 
 def test_documents_of_some_packages_stand_more_than_once(written):

@@ -1,5 +1,7 @@
 """Fetching models over real HTTP: from OpenAI's address, a mirror, and the Hugging Face Hub."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -8,7 +10,10 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,13 +27,15 @@ from checkpoints import (
     message_of,
     write_hf_folder,
 )
-from http_server import serve
+from http_server import drip, drip_headers, longer_than_announced, serve
+from openai_folder import openai_files
 from random_models import TINY, random_params
 
 import utils
 from utils import HubRepository, PublishedFile
 
 ROOT = Path(__file__).parent.parent
+MINI = {"n_vocab": 260, "n_ctx": 10_000, "n_embd": 24, "n_head": 3, "n_layer": 2}
 HUB_FILES = ["config.json", "vocab.json", "merges.txt", "model.safetensors"]  # in this order
 
 
@@ -66,17 +73,19 @@ def nothing_but_loopback(monkeypatch, unused_address):
     monkeypatch.delenv("GPT2_BASE_URL", raising=False)
 
 
+@pytest.fixture(scope="module")
+def mini():
+    """{file name: bytes} of a model in OpenAI's layout, with a megabyte of weights."""
+    return openai_files(random_params(MINI), MINI)
+
+
 @pytest.fixture
-def site(tmp_path, monkeypatch):
-    """A mirror with seven small files as "mini": not a model, but enough to fetch."""
+def site(tmp_path, monkeypatch, mini):
+    """A mirror with one model, "mini"."""
     folder = tmp_path / "site" / "mini"
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i, name in enumerate(OPENAI_FILES):
-        (folder / name).write_bytes(rng.bytes(1000 + i))
-    (folder / DATA).write_bytes(rng.bytes(1_000_000))
-    for name in ("encoder.json", "hparams.json"):
-        (folder / name).write_text(json.dumps({"name": name}))
+    for name, content in mini.items():
+        (folder / name).write_bytes(content)
     monkeypatch.setattr(utils, "PAUSES", (0.01,) * 4)
     with serve(folder.parent) as server:
         monkeypatch.setenv("GPT2_BASE_URL", server.url)
@@ -89,6 +98,10 @@ def whole(site):
 
 def fetch(tmp_path):
     utils.download_gpt2_files("mini", str(tmp_path / "got"))
+
+
+def load(name, models_dir):
+    return utils.load_encoder_hparams_and_params(name, str(models_dir))
 
 
 def write_part(tmp_path, content, validator=None):
@@ -112,12 +125,6 @@ def test_every_file_is_fetched_once(site, tmp_path):
     assert sorted(path for path, _ in site.requests) == [f"/mini/{name}" for name in OPENAI_FILES]
     fetch(tmp_path)
     assert len(site.requests) == len(OPENAI_FILES)
-
-
-def test_an_empty_file_can_be_fetched(site, tmp_path):
-    Path(site.folder, "mini", "vocab.bpe").write_bytes(b"")
-    fetch(tmp_path)
-    assert contents(tmp_path / "got") == whole(site)
 
 
 def test_a_redirect_is_followed(site, tmp_path):
@@ -285,14 +292,21 @@ def test_an_invalid_address_is_reported(tmp_path, monkeypatch):
     message_of(error)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_is_reported(site, tmp_path):
-    (tmp_path / "got").mkdir()
-    (tmp_path / "got" / f"{DATA}.part").symlink_to("/dev/full")
+@pytest.fixture
+def full_disk():
+    """No file may grow past half a megabyte."""
+    resource = pytest.importorskip("resource", reason="only on POSIX")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_reported(site, tmp_path, full_disk):
     with pytest.raises(OSError) as error:
         fetch(tmp_path)
     assert not isinstance(error.value, ConnectionError)
-    assert "No space left" in message_of(error) and str(tmp_path) in message_of(error)
+    assert "too large" in message_of(error) and str(tmp_path) in message_of(error)
     assert not (tmp_path / "got" / DATA).exists() and len(site.requests) == 4
 
 
@@ -319,7 +333,8 @@ def wait_for(condition, seconds=20):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
 def test_a_killed_download_heals_at_the_next_run(site, tmp_path, how):
     site.faults[DATA] = [("stall", 500_000)]
     code = "import sys, utils; utils.download_gpt2_files('mini', sys.argv[1])"
@@ -335,11 +350,12 @@ def test_a_killed_download_heals_at_the_next_run(site, tmp_path, how):
     try:
         wait_for(lambda: part.exists() and part.stat().st_size)
     finally:
-        process.send_signal(how)
+        process.send_signal(signal.Signals[how])
         process.communicate()
     assert process.returncode
     found = sorted(contents(tmp_path / "got"))
-    assert found == [*OPENAI_FILES[:3], part.name, f"{part.name}.validator"]
+    unfinished = [utils.UNCHECKED, part.name, f"{part.name}.validator"]
+    assert found == sorted([*OPENAI_FILES[:3], *unfinished])
     have, before = part.stat().st_size, len(site.requests)
     fetch(tmp_path)
     assert contents(tmp_path / "got") == whole(site)
@@ -356,7 +372,7 @@ def test_a_file_that_changed_meanwhile_starts_again(site, tmp_path, validator, i
     with pytest.raises(OSError, match="404"):
         fetch(tmp_path)
     assert (tmp_path / "got" / f"{DATA}.part").stat().st_size > 250_000
-    path.write_bytes(old[::-1])  # as long as before
+    path.write_bytes(np.frombuffer(old, "<f4")[::-1].tobytes())  # as long as before
     site.last_modified = "Thu, 02 Jan 2020 00:00:00 GMT"
     fetch(tmp_path)
     assert contents(tmp_path / "got") == whole(site)
@@ -396,6 +412,322 @@ def test_a_part_longer_than_the_file_is_thrown_away(site, tmp_path):
     fetch(tmp_path)
     assert contents(tmp_path / "got") == whole(site)
     assert ranges_asked_for(site, DATA) == ["bytes=2000000-", None]
+
+
+@pytest.mark.parametrize("validator", ["etag", "last-modified"])
+def test_a_server_that_does_not_say_of_which_version_the_rest_is(site, tmp_path, validator):
+    """It sends the range that was asked for, whatever If-Range says, and no validator with it."""
+    site.validator = validator
+    site.faults[DATA] = [("cut", 300_000), 404]
+    with pytest.raises(OSError, match="404"):
+        fetch(tmp_path)
+    reversed_weights = np.frombuffer(whole(site)[DATA], "<f4")[::-1]  # as long as before
+    Path(site.folder, "mini", DATA).write_bytes(reversed_weights.tobytes())
+    site.validator, site.if_range = None, False
+    site.faults[DATA] = [send_range, None]
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+def send_range(handler, body):
+    start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+    content_range = f"bytes {start}-{len(body) - 1}/{len(body)}"
+    handler.answer(206, body[start:], {"Content-Range": content_range})
+
+
+def test_a_file_that_has_just_changed_starts_again(site, tmp_path):
+    """It may change once more in the same second, and so keep its last-modified time."""
+    site.validator, site.last_modified = "last-modified", formatdate(usegmt=True)
+    site.faults[DATA] = [("cut", 300_000)]
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert ranges_asked_for(site, DATA) == [None, None]
+
+
+@pytest.mark.parametrize("range_header", ["", "bytes 5-9/10", "bytes 400000-9/8", "bytes x"])
+def test_a_wrong_range_is_not_continued(site, tmp_path, range_header):
+    def other_range(handler, body):
+        validators = handler.validators(body)
+        handler.answer(206, body[:100], {"Content-Range": range_header, **validators})
+
+    site.faults[DATA] = [("cut", 300_000), other_range]
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+@pytest.mark.parametrize("validator", ["a\nb", "\0", ""])
+def test_a_validator_that_is_none_is_not_sent(site, tmp_path, validator):
+    write_part(tmp_path, bytes(1000))
+    (tmp_path / "got" / f"{DATA}.part.validator").write_text(validator)
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+# ---------------------------------------------------------------- links
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A file outside the folder that is fetched, for links to it."""
+    if os.name == "nt":
+        pytest.skip("links need privileges on Windows")
+    path = tmp_path / "elsewhere"
+    path.write_bytes(b"precious")
+    (tmp_path / "got").mkdir()
+    return path
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("suffix", [".part", ".part.validator"])
+def test_what_a_link_leads_to_is_not_written_to(site, tmp_path, elsewhere, link, suffix):
+    link(elsewhere, tmp_path / "got" / (DATA + suffix))
+    site.faults[DATA] = [("cut", 300_000), ("cut", 300_000)]
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert elsewhere.read_bytes() == b"precious"
+
+
+def test_a_link_with_a_validator_is_not_continued(site, tmp_path, elsewhere):
+    elsewhere.write_bytes(whole(site)[DATA][:300_000])
+    (tmp_path / "got" / f"{DATA}.part").symlink_to(elsewhere)
+    (tmp_path / "got" / f"{DATA}.part.validator").write_text(etag(whole(site)[DATA]))
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert elsewhere.stat().st_size == 300_000
+    assert not (tmp_path / "got" / DATA).is_symlink()
+
+
+def test_a_link_in_place_of_the_lock_is_not_written_to(site, tmp_path, elsewhere):
+    (tmp_path / "got" / utils.UNCHECKED).symlink_to(elsewhere)
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert elsewhere.read_bytes() == b"precious"
+
+
+# ---------------------------------------------------------------- too much, too slowly
+
+
+def test_no_more_is_written_than_was_announced(site, tmp_path):
+    site.faults[DATA] = [longer_than_announced] * 9
+    with pytest.raises(OSError, match=DATA) as error:
+        fetch(tmp_path)
+    assert str(len(whole(site)[DATA])) in message_of(error)
+    assert not [name for name in contents(tmp_path / "got") if DATA in name]
+    site.faults = {}
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+def test_what_is_too_long_is_not_taken_in_before_it_is_refused(site, tmp_path, full_disk):
+    """The disk has room for the files, and not for what is sent instead of one."""
+    site.faults["encoder.json"] = [endless]
+    with pytest.raises(OSError) as error:
+        fetch(tmp_path)
+    assert f"{DATA}.part" in message_of(error)
+
+
+def endless(handler, body):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while not handler.server.release.is_set():
+            handler.wfile.write(b"1000\r\n" + bytes(0x1000) + b"\r\n")
+
+
+@pytest.mark.parametrize("fault", [drip, drip_headers])
+def test_a_server_that_drips_is_given_up(site, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(utils, "PROGRESS_SECONDS", 0.2)
+    site.faults[DATA] = [fault] * 99
+    with pytest.raises(OSError, match=DATA) as error:
+        fetch(tmp_path)
+    assert "0.2 seconds" in message_of(error)
+    assert isinstance(error.value, ConnectionError) == (fault is drip_headers)
+    assert len(ranges_asked_for(site, DATA)) == len(utils.PAUSES) + 1
+    site.faults = {}
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
+def test_a_slow_server_has_all_the_time_it_needs(site, tmp_path, monkeypatch):
+    def slow(handler, body):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        for start in range(0, len(body), 1 << 16):
+            handler.wfile.write(body[start : start + (1 << 16)])
+            time.sleep(0.1)
+
+    monkeypatch.setattr(utils, "PROGRESS_SECONDS", 1)
+    site.faults[DATA] = [slow]
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+    assert len(ranges_asked_for(site, DATA)) == 1
+
+
+# ---------------------------------------------------------------- files that are not a model
+
+OTHER_HPARAMS = json.dumps(MINI | {"n_ctx": 1024, "n_layer": 3}).encode()
+PAGE = b"<!DOCTYPE html>\n<html><body>Please log in</body></html>"
+WRONG_FILES = [
+    *[(name, b"") for name in OPENAI_FILES],
+    *[(name, PAGE) for name in OPENAI_FILES],
+    ("checkpoint", b'model_checkpoint_path: "model-2.ckpt"'),
+    ("checkpoint", b"Service unavailable"),
+    ("encoder.json", b'{"error": "not found"}'),
+    ("encoder.json", b"{}"),
+    ("hparams.json", b"{}"),
+    ("hparams.json", b'{"n_vocab": 260,'),
+    ("hparams.json", OTHER_HPARAMS),
+    ("model.ckpt.index", b"Service unavailable"),
+    ("vocab.bpe", b"This service is not available"),
+    (DATA, bytes(1000)),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), WRONG_FILES)
+@pytest.mark.parametrize("n_times", [1, 99])
+def test_a_wrong_file_does_not_stay(site, tmp_path, name, content, n_times):
+    """Whether or not this run still gets the right one, the next one does."""
+    site.faults[name] = [content] * n_times
+    with contextlib.suppress(OSError, ValueError):
+        load("mini", tmp_path)
+        assert n_times == 1
+    site.faults = {}
+    _, hparams, _ = load("mini", tmp_path)
+    assert hparams == MINI
+    assert contents(tmp_path / "mini") == whole(site)
+
+
+def test_a_wrong_file_is_fetched_once_more_and_the_weights_are_not(site, tmp_path):
+    site.faults["hparams.json"] = [OTHER_HPARAMS]
+    load("mini", tmp_path)
+    assert contents(tmp_path / "mini") == whole(site)
+    assert len(ranges_asked_for(site, "hparams.json")) == 2
+    assert len(ranges_asked_for(site, DATA)) == 1
+
+
+def test_wrong_files_that_stay_wrong_are_named(site, tmp_path):
+    site.faults["hparams.json"] = [b"{}"] * 99
+    with pytest.raises(ValueError, match=r"hparams\.json") as error:
+        load("mini", tmp_path)
+    message_of(error)
+    assert len(ranges_asked_for(site, "hparams.json")) == 2
+    assert (tmp_path / "mini" / DATA).exists()
+
+
+def test_a_file_that_was_there_and_does_not_fit_is_kept_aside(site, tmp_path):
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "hparams.json").write_bytes(OTHER_HPARAMS)
+    (tmp_path / "mini" / "vocab.bpe").write_bytes(whole(site)["vocab.bpe"])
+    load("mini", tmp_path)
+    found = contents(tmp_path / "mini")
+    assert found.pop("hparams.json.old") == OTHER_HPARAMS
+    assert found == whole(site)
+
+
+def test_what_a_killed_run_has_fetched_is_checked_by_the_next_run(site, tmp_path):
+    write_unchecked(tmp_path / "mini", whole(site) | {"hparams.json": OTHER_HPARAMS})
+    load("mini", tmp_path)
+    assert contents(tmp_path / "mini") == whole(site)
+    assert 0 < len(site.requests) < len(OPENAI_FILES)
+
+
+def test_a_whole_folder_that_was_not_checked_needs_no_network(
+    site, tmp_path, monkeypatch, unused_address
+):
+    monkeypatch.setenv("GPT2_BASE_URL", unused_address)
+    write_unchecked(tmp_path / "mini", whole(site))
+    load("mini", tmp_path)
+    assert contents(tmp_path / "mini") == whole(site)
+
+
+def write_unchecked(folder, files):
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / utils.UNCHECKED).write_text("\n".join([*files, ""]))
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def load_at_once(n, tmp_path):
+    """Load "mini" in `n` threads. Each has a lock of its own, as processes do."""
+    with ThreadPoolExecutor(n) as pool:
+        loads = [pool.submit(load, "mini", tmp_path) for _ in range(n)]
+        for done in loads:
+            assert done.result()[1] == MINI
+
+
+def test_of_four_at_once_one_fetches_and_the_others_wait(site, tmp_path, capsys):
+    site.faults[DATA] = [slowly]
+    load_at_once(4, tmp_path)
+    assert contents(tmp_path / "mini") == whole(site)
+    assert len(site.requests) == len(OPENAI_FILES)
+    notices = capsys.readouterr().err.splitlines()
+    assert len(notices) == 3 and all(str(tmp_path / "mini") in notice for notice in notices)
+
+
+def slowly(handler, body):
+    time.sleep(0.3)
+    handler.answer(200, body)
+
+
+def test_if_one_fails_the_next_goes_on(site, tmp_path):
+    site.faults[DATA] = [slowly_refuse]
+    with ThreadPoolExecutor(2) as pool:
+        errors = [pool.submit(load, "mini", tmp_path).exception for _ in range(2)]
+        errors = [error() for error in errors]
+    assert sorted(map(type, errors), key=str) == sorted([utils._Refused, type(None)], key=str)
+    assert contents(tmp_path / "mini") == whole(site)
+
+
+def slowly_refuse(handler, body):
+    time.sleep(0.3)
+    handler.answer(403, b"no")
+
+
+def test_a_lock_file_that_was_left_behind_locks_nothing(site, tmp_path, capsys):
+    write_unchecked(tmp_path / "mini", {})
+    load("mini", tmp_path)
+    assert contents(tmp_path / "mini") == whole(site)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_system_without_locks(site, tmp_path, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", no_locks)
+    load("mini", tmp_path)
+    assert contents(tmp_path / "mini") == whole(site)
+    assert len(site.requests) == len(OPENAI_FILES)
+
+
+def test_windows_locks_a_byte_and_removes_no_open_file(site, tmp_path, monkeypatch, capsys):
+    """As far as it can be imitated here."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, lock, shared = fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB, []
+
+    def locking(descriptor, mode, n_bytes):
+        assert (mode, n_bytes) == ("LK_NBLCK", 1)
+        shared.append(os.lseek(descriptor, 0, os.SEEK_CUR))
+        try:
+            flock(descriptor, lock)
+        except OSError:
+            raise PermissionError(errno.EACCES, "Permission denied") from None
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    windows = SimpleNamespace(locking=locking, LK_NBLCK="LK_NBLCK")
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    site.faults[DATA] = [slowly]
+    load_at_once(3, tmp_path)
+    assert contents(tmp_path / "mini") == whole(site)
+    assert len(site.requests) == len(OPENAI_FILES)
+    assert min(shared) > 2**20  # past all that is written there
+    assert "waiting" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- files with published hashes
@@ -549,10 +881,6 @@ def hub(tmp_path, tiny, monkeypatch):
         yield server
 
 
-def load(name, models_dir):
-    return utils.load_encoder_hparams_and_params(name, str(models_dir))
-
-
 def test_a_repository_of_the_hub_becomes_a_folder(hub, tmp_path, tiny):
     for _ in range(2):
         _, hparams, params = load("owner/tiny", tmp_path / "models")
@@ -576,7 +904,7 @@ def test_the_hash_that_the_hub_tells_is_checked(hub, tmp_path):
         load("owner/tiny", tmp_path / "models")
     assert "model.safetensors" in message_of(error)
     folder = tmp_path / "models" / "owner" / "tiny"
-    assert sorted(contents(folder)) == sorted(HUB_FILES[:3])
+    assert sorted(contents(folder)) == sorted([*HUB_FILES[:3], utils.UNCHECKED])
     path.write_bytes(right)
     load("owner/tiny", tmp_path / "models")
     assert contents(folder) == hub.files

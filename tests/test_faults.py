@@ -1,6 +1,7 @@
 """A sample of every class of faults; `python -m tests.faults` runs them all."""
 
 import random
+from contextlib import closing
 from itertools import islice
 
 import pytest
@@ -11,8 +12,8 @@ from tests.faults.outcome import CLEAR_ERROR, RIGHT, judge
 
 @pytest.mark.parametrize("faults", CLASSES, ids=lambda faults: faults.title)
 def test_every_fault_ends_right_or_in_one_clear_line(faults, tmp_path):
-    cases = faults.cases(random.Random(f"0 {faults.title}"), tmp_path)
-    ended = {case.name: case.run() for case in islice(cases, faults.n_sample)}
+    with closing(faults.cases(random.Random(f"0 {faults.title}"), tmp_path)) as cases:
+        ended = {case.name: case.run() for case in islice(cases, faults.n_sample)}
     assert {name: how for name, how in ended.items() if how not in (RIGHT, CLEAR_ERROR)} == {}
 
 

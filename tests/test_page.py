@@ -352,6 +352,17 @@ def test_64_tokens_at_the_shapes_of_124m_fit_into_3_megabytes():
     assert len(page_html(data).encode()) < 3e6
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own
+def test_a_model_that_computes_no_numbers_is_reported(number, temperature):
+    params = random_params(HPARAMS)
+    params["blocks"][1]["mlp"]["c_fc"]["b"][0] = number
+    model = encoder_of(MERGES, n_vocab=265), HPARAMS, params
+    with pytest.raises(ValueError, match=rf"{number}, first in h\.1\.mlp\.c_fc:"):
+        page_data(PROMPT, model, N_NEW, temperature=temperature, seed=0)
+
+
 @pytest.mark.parametrize("shape", [(12, 12), (48, 25), (1, 1), (1000, 1000)])
 def test_the_attention_that_is_kept_fits(shape):
     n = page.positions_that_fit(*shape)
@@ -425,7 +436,8 @@ def test_a_file_may_ask_for_nothing(data):
     policy = policy_of(html)
     assert policy["default-src"] == "'none'"
     assert policy["img-src"] == "data:"
-    assert "connect-src" not in policy
+    assert policy["connect-src"] == "'none'"
+    assert "unsafe" not in " ".join(policy.values())
     assert json.loads(Elements(html).scripts["served"]) is None
     for _, attributes in Elements(html).elements:
         assert "src" not in attributes

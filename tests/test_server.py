@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from http_server import running
 from random_models import random_params
 
 from encoder import Encoder, byte_level_vocab
@@ -33,19 +34,6 @@ FOREIGN_ORIGINS = [
     "http://127.0.0.1:1",
     "http://127.0.0.1:{port}.example.com",
 ]
-
-
-@contextmanager
-def running(server):
-    """The server, answering in a thread."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

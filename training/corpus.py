@@ -8,7 +8,8 @@ JSON object a line (`{"source": "django/utils/text.py", "text": "def ..."}`):
 
 - `train.jsonl`: the standard library of this Python and the packages of `PACKAGES`;
 - `cooldown.jsonl`, for the end of the training: half of it the functions of the standard library
-  just as they stand, the other half files of `train.jsonl`, one in `COOLDOWN_FILES`;
+  just as they stand, each `COOLDOWN_TIMES`, the other half those documents of `train.jsonl` that
+  are short, without a docstring, and have no line twice;
 - `held_out.jsonl`: the code of one file in fifty of the same packages, so that no neighbour of a
   held-out function was trained on;
 - `unseen.jsonl`: two packages, `UNSEEN`, of which nothing is in the other two.
@@ -104,7 +105,8 @@ MOST_LITERALS = 0.4  # of the bytes of a function
 LONGEST_DOCSTRING = 1000  # characters
 SUMMARY = 88  # bytes of a docstring's first paragraph that may stand for all of it
 HELD_OUT_FILES = 50  # one file in so many is held out
-COOLDOWN_FILES = 8  # one file in so many is among the documents for the cooldown
+COOLDOWN_TIMES = 3  # how often a function of the standard library is in the cooldown
+COOLDOWN_LONGEST = 1000  # characters of the other documents there
 
 # ---------------------------------------------------------------- fetching
 
@@ -379,9 +381,20 @@ def one_file_in(n: int, document: dict) -> bool:
 
 
 def cooldown_documents(functions: list[str], train: list[dict]) -> list[dict]:
-    """Functions of the standard library, and about as many bytes of the other documents."""
+    """Functions of the standard library, and about as many bytes of the other documents.
+
+    What the model learns last is what its own text is most like: short documents, that end soon and
+    do not repeat themselves.
+    """
     of_library = [{"source": STANDARD_LIBRARY.name, "text": text} for text in functions]
-    return of_library + [document for document in train if one_file_in(COOLDOWN_FILES, document)]
+    return COOLDOWN_TIMES * of_library + [d for d in train if is_short_and_plain(d["text"])]
+
+
+def is_short_and_plain(text: str) -> bool:
+    """Whether a document is short, has no docstring (nor its like), and no line twice."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    plain = '"""' not in text and "'''" not in text and len(lines) == len(set(lines))
+    return plain and len(text) <= COOLDOWN_LONGEST
 
 
 def write_documents(path: Path, documents: Iterable[dict]) -> None:

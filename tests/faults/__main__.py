@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 from tests.faults.classes import CLASSES
@@ -25,13 +26,14 @@ def run_class(faults: FaultClass, n: int, seed: int) -> Counter:
     ended = Counter()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         cases = faults.cases(random.Random(f"{seed} {faults.title}"), Path(folder))
-        for i in range(n):
-            case = next(cases)
-            outcome = case.run()
-            if outcome not in (RIGHT, CLEAR_ERROR):
-                print(f"{faults.title}, case {i}: {case.name}: {outcome}", flush=True)
-                outcome = "anything else"
-            ended[outcome] += 1
+        with closing(cases):  # which may have a server to stop
+            for i in range(n):
+                case = next(cases)
+                outcome = case.run()
+                if outcome not in (RIGHT, CLEAR_ERROR):
+                    print(f"{faults.title}, case {i}: {case.name}: {outcome}", flush=True)
+                    outcome = "anything else"
+                ended[outcome] += 1
     return ended
 
 
