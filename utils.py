@@ -503,10 +503,7 @@ def _tensor_view(data: memoryview, entry: _BundleEntry) -> np.ndarray:
         raise _UnusualCheckpoint("it has tensors in several slices")
     if entry.shard != 0:
         raise ValueError(f"it is in data file {entry.shard}, but there is only data file 0")
-    end = entry.offset + entry.size
-    if end > len(data):
-        raise ValueError(f"it ends at byte {end}, the data file at {len(data)}")
-    return np.frombuffer(data[entry.offset : end], "<f4")
+    return np.frombuffer(data[entry.offset : entry.offset + entry.size], "<f4")
 
 
 def _read_checkpoint(prefix: str, hparams: dict[str, int]) -> dict:
@@ -520,6 +517,9 @@ def _read_checkpoint(prefix: str, hparams: dict[str, int]) -> dict:
         data = _map_file(data_file)
     except (ValueError, OSError) as error:
         raise ValueError(f"{data_file}: cannot read the weights: {error}") from None
+    end = max((entry.offset + entry.size for entry in entries.values()), default=0)
+    if end != len(data):
+        raise ValueError(f"{data_file} has {len(data)} bytes, its index says {end}")
     shapes = {name: entry.shape for name, entry in entries.items()}
 
     def read(name):
@@ -711,7 +711,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, _SafetensorsEntry], dict, m
 def _safetensors_array(values: memoryview, entry: _SafetensorsEntry) -> np.ndarray:
     """The values of a tensor as they lie in the file, [n]; bfloat16 as float32."""
     if entry.dtype not in SAFETENSORS_DTYPES:
-        raise ValueError(f"its dtype is {entry.dtype}, not one of {[*SAFETENSORS_DTYPES]}")
+        raise ValueError(f"its dtype is {entry.dtype!r:.80}, not one of {[*SAFETENSORS_DTYPES]}")
     array = np.frombuffer(values[entry.begin : entry.end], SAFETENSORS_DTYPES[entry.dtype])
     if entry.dtype == "BF16":  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
