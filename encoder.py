@@ -220,7 +220,7 @@ class Encoder:
         self._known_pieces = {}  # piece -> its ids
         for merge in self._ranks:
             if merge.count(" ") != 1:
-                raise ValueError(f"a merge is two symbols with a space between, not {merge!r}")
+                raise ValueError(f"a merge is two symbols with a space between, not {merge!r:.80}")
 
     @property
     def bpe_ranks(self) -> dict[tuple[str, str], int]:

@@ -9,15 +9,17 @@ configuration is not covered by `SUPPORTED_CONFIG`. This file also works when it
 another folder together with `encoder.py`.
 
 For programs: `load_encoder_hparams_and_params`, `save_model_folder`, `download_gpt2_files`,
-`load_gpt2_params_from_tf_ckpt`; `replacing`, to write a file as a whole; and, for the names and
-shapes of parameters, `parameter_shapes`, `map_params` and `named`. To read this file, begin at its
-end, with `load_encoder_hparams_and_params`, then go to the section that you need:
+`load_gpt2_params_from_tf_ckpt`; `replacing`, to write a file as a whole;
+`notice_writers_of_mapped_files`; and, for the names and shapes of parameters, `parameter_shapes`,
+`map_params` and `named`. To read this file, begin at its end, with
+`load_encoder_hparams_and_params`, then go to the section that you need:
 
 - parameters: their names and shapes, and how they are collected from a file;
 - OpenAI's layout, Hugging Face's layout: reading a folder;
 - writing a model folder;
 - fetching a file: HTTP, with resumed downloads; where models are published: names, sizes, hashes;
-  what a folder lacks; one download at a time; fetching a model: which files, and from where;
+  what a folder lacks; reading a folder as a whole; one download at a time; fetching a model: which
+  files, and from where;
 - loading a model: all of it together.
 
 Sources: github.com/openai/gpt-2 (the layout); github.com/google/leveldb, doc/table_format.md and
@@ -154,7 +156,7 @@ def _collect(
         if tuple(shapes[name]) not in (shape, (1, *shape)):  # OpenAI: [1, n_in, n_out]
             raise ValueError(f"{path}: {name} should be {shape}, is {tuple(shapes[name])}")
         try:
-            with np.errstate(over="ignore"):  # too large for float32: `_check_finite` says so
+            with np.errstate(over="ignore"):  # too large for float32: `_check_values` says so
                 # Copies only what is not float32 yet, or not at a multiple of four bytes.
                 return np.require(read(name), np.float32, ["ALIGNED"]).reshape(shape)
         except (ValueError, KeyError, TypeError) as error:
@@ -226,19 +228,18 @@ def _notice_writers(path: str | Path, file: BinaryIO) -> None:
         _noticed_paths.append(str(path))
 
 
-def _check_finite(path: str | Path, params: dict, name_in_file: Callable[[str], str]) -> None:
-    """Raise ValueError for a tensor with a NaN or an infinity in it.
+MAX_WEIGHT = 1e9  # from some 1e12 on, the cube in gelu is too large for float32
 
-    A sum is finite only if all its terms are; it takes the time of reading the array once.
-    """
+
+def _check_values(path: str | Path, params: dict, name_in_file: Callable[[str], str]) -> None:
+    """Raise ValueError for a tensor with a NaN in it, or numbers too large to compute with."""
     for name, array in named(params).items():
-        with np.errstate(over="ignore", invalid="ignore"):
-            may_be_bad = not np.isfinite(array.sum())  # or finite, but too large for a sum
-        if may_be_bad and not np.isfinite(array).all():
-            n_bad = np.count_nonzero(~np.isfinite(array))
-            raise ValueError(
-                f"{path}: {name_in_file(name)} has {n_bad} values that are NaN or infinite"
-            )
+        with np.errstate(invalid="ignore"):
+            smallest, largest = array.min(), array.max()  # a NaN is both, and not between any two
+        largest = max(-smallest, largest)
+        if not largest <= MAX_WEIGHT:
+            what = "a NaN" if np.isnan(largest) else f"a value of {largest:.3g}"
+            raise ValueError(f"{path}: {name_in_file(name)} has {what}, so it is damaged")
 
 
 def _parse_object(content: bytes) -> dict[str, Any]:
@@ -265,9 +266,12 @@ def _read_hparams(path: Path, names: dict[str, str]) -> tuple[dict[str, int], di
     """
     try:
         config = _parse_object(read_file(path))
-        hparams = {ours: config[theirs] for ours, theirs in names.items()}
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a complete, valid configuration: {error!r}") from None
+        lacking = [theirs for theirs in names.values() if theirs not in config]
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a complete, valid configuration: {error}") from None
+    hparams = {ours: config[theirs] for ours, theirs in names.items()}
     for name, number in hparams.items():
         if type(number) is not int or number < 1:
             raise ValueError(f"{path}: {names[name]} should be 1 or more, is {number!r:.80}")
@@ -499,10 +503,7 @@ def _tensor_view(data: memoryview, entry: _BundleEntry) -> np.ndarray:
         raise _UnusualCheckpoint("it has tensors in several slices")
     if entry.shard != 0:
         raise ValueError(f"it is in data file {entry.shard}, but there is only data file 0")
-    end = entry.offset + entry.size
-    if end > len(data):
-        raise ValueError(f"it ends at byte {end}, the data file at {len(data)}")
-    return np.frombuffer(data[entry.offset : end], "<f4")
+    return np.frombuffer(data[entry.offset : entry.offset + entry.size], "<f4")
 
 
 def _read_checkpoint(prefix: str, hparams: dict[str, int]) -> dict:
@@ -516,6 +517,9 @@ def _read_checkpoint(prefix: str, hparams: dict[str, int]) -> dict:
         data = _map_file(data_file)
     except (ValueError, OSError) as error:
         raise ValueError(f"{data_file}: cannot read the weights: {error}") from None
+    end = max((entry.offset + entry.size for entry in entries.values()), default=0)
+    if end != len(data):
+        raise ValueError(f"{data_file} has {len(data)} bytes, its index says {end}")
     shapes = {name: entry.shape for name, entry in entries.items()}
 
     def read(name):
@@ -579,14 +583,15 @@ def _checkpoint_prefix(model_dir: str) -> str | None:
     """What the names of the checkpoint's files begin with, as the text file `checkpoint` says.
 
     It may say the path on another machine: only the last part of it is used. None if there is no
-    such file, or it does not say.
+    such file, or it does not say, or says what is no name.
     """
     try:
         text = str(read_file(Path(model_dir, "checkpoint")), "utf-8", "replace")
     except OSError:
         return None
     path = re.search(r'^\s*model_checkpoint_path:\s*"(.+)"', text, re.MULTILINE)
-    return re.split(r"[/\\]", path[1])[-1] if path else None
+    name = re.split(r"[/\\]", path[1])[-1] if path else ""
+    return name if name.isprintable() and 0 < len(name) < 200 else None
 
 
 def _openai_prefix(model_dir: str) -> str:
@@ -706,7 +711,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, _SafetensorsEntry], dict, m
 def _safetensors_array(values: memoryview, entry: _SafetensorsEntry) -> np.ndarray:
     """The values of a tensor as they lie in the file, [n]; bfloat16 as float32."""
     if entry.dtype not in SAFETENSORS_DTYPES:
-        raise ValueError(f"its dtype is {entry.dtype}, not one of {[*SAFETENSORS_DTYPES]}")
+        raise ValueError(f"its dtype is {entry.dtype!r:.80}, not one of {[*SAFETENSORS_DTYPES]}")
     array = np.frombuffer(values[entry.begin : entry.end], SAFETENSORS_DTYPES[entry.dtype])
     if entry.dtype == "BF16":  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
@@ -871,8 +876,8 @@ def save_model_folder(
     so that an unfinished folder is never taken for a model. If a model with the same configuration
     and vocabulary is there, as in training, its weights are replaced in one step. Those of another
     model stay as `model.safetensors.old` until the new files are in place; who loads the folder
-    meanwhile waits for that. Raises OSError if writing fails, ValueError for weights that are not
-    finite, or a vocabulary of another size than n_vocab.
+    meanwhile waits for that. Raises OSError if writing fails, ValueError for weights that
+    `_check_values` refuses, or a vocabulary of another size than n_vocab.
     """
     from tempfile import mkdtemp
 
@@ -886,7 +891,7 @@ def save_model_folder(
     merges = "".join(f"{left} {right}\n" for left, right in encoder.bpe_ranks)
     with np.errstate(over="ignore"):  # of values too large for float16: refused below
         stored = map_params(lambda name, array: np.asarray(array, dtype, "C"), params)
-    _check_finite(f"cannot write {model_dir}", stored, _hugging_face_name)
+    _check_values(f"cannot write {model_dir}", stored, _hugging_face_name)
     tensors = {_hugging_face_name(name): array for name, array in named(stored).items()}
 
     os.makedirs(model_dir, exist_ok=True)
@@ -897,7 +902,7 @@ def save_model_folder(
         (temporary / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
         _write_safetensors(temporary / "model.safetensors", tensors)
         _put_in_place(temporary, folder)
-    _mark_finite(folder / "model.safetensors", _version(folder / "model.safetensors"))
+    _mark_checked(folder / "model.safetensors", _version(folder / "model.safetensors"))
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
@@ -926,7 +931,7 @@ def _same_content(path: Path, other: Path) -> bool:
         return False
 
 
-# That all weights are finite is noted beside a large file, or every start would read all of it.
+# That the values of a large file are good is noted beside it, or every start would read it all.
 
 MARKED_SIZE = 1 << 26  # bytes, which are read in some 5 ms
 
@@ -940,31 +945,31 @@ def _version(path: str | Path) -> tuple[int, int, int] | None:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _finite_mark(path: str | Path, version: tuple[int, int, int]) -> tuple[Path, str]:
-    """The file that says that the weights in `path` are finite, and what is in it.
+def _checked_mark(path: str | Path, version: tuple[int, int, int]) -> tuple[Path, str]:
+    """The file that says that `_check_values` passed the weights in `path`, and what is in it.
 
     Without the inode, so that a copy of the folder with its times is not read again.
     """
     size, time_ns, _ = version
-    return Path(f"{path}.finite"), f"size {size} mtime_ns {time_ns}\n"
+    return Path(f"{path}.checked"), f"size {size} mtime_ns {time_ns}\n"
 
 
-def _mark_finite(path: str | Path, version: tuple[int, int, int] | None) -> None:
-    """Note that the weights in a version of a large file are finite, if the folder can be written.
+def _mark_checked(path: str | Path, version: tuple[int, int, int] | None) -> None:
+    """Note that a version of a large file passed `_check_values`, if the folder can be written.
 
     Whoever replaces the file changes its time, and so the note no longer counts.
     """
     if version is None or version[0] < MARKED_SIZE:
         return
-    mark, content = _finite_mark(path, version)
+    mark, content = _checked_mark(path, version)
     with contextlib.suppress(OSError), replacing(mark) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 
-def _is_marked_finite(path: str | Path, version: tuple[int, int, int] | None) -> bool:
+def _is_checked(path: str | Path, version: tuple[int, int, int] | None) -> bool:
     if version is None or version[0] < MARKED_SIZE:
         return False
-    mark, content = _finite_mark(path, version)
+    mark, content = _checked_mark(path, version)
     try:
         return read_file(mark) == content.encode()
     except OSError:
@@ -1605,6 +1610,8 @@ def _complete_layout(model_size: str, model_dir: str) -> tuple[str, str] | None:
     return None
 
 
+# ------------------------------------------------------------------ reading a folder as a whole
+
 REPLACING_SECONDS = 2  # how long to wait for another process that replaces a model
 
 
@@ -1675,9 +1682,9 @@ def _read_model_once(
             f"{os.path.join(model_dir, layout[0])} has {len(encoder.encoder)} tokens, "
             f"but the model has {hparams['n_vocab']}, one for each row of {name_in_file('wte')}"
         )
-    if not _is_marked_finite(weights, version):
-        _check_finite(weights, params, name_in_file)
-        _mark_finite(weights, version)
+    if not _is_checked(weights, version):
+        _check_values(weights, params, name_in_file)
+        _mark_checked(weights, version)
     return encoder, hparams, params
 
 
@@ -1972,6 +1979,7 @@ def download_gpt2_files(model_size: str, model_dir: str) -> None:
 
 # ------------------------------------------------------------------ loading a model
 
+
 def _check_model_size(model_size: str, models_dir: str) -> None:
     """Raise ValueError unless it names a folder within `models_dir`: NAME, or OWNER/NAME."""
     names = model_size.split("/")
@@ -1993,10 +2001,10 @@ def load_encoder_hparams_and_params(
     nested as in `parameter_shapes`, float32, wherever possible read-only views of the file.
     Raises what `download_gpt2_files` and `load_gpt2_params_from_tf_ckpt` raise, OSError for files
     that cannot be read, and ValueError for a name that leaves `models_dir`, files that are not a
-    GPT-2 or do not belong together, and weights that are not finite; each message is one line.
+    GPT-2 or do not belong together, and weights that are NaN or huge; each message is one line.
 
-    Weights of 64 MB or more are searched for NaN once, which `<name>.finite` beside them notes.
-    Another process may replace the model meanwhile: all that is returned is of one model.
+    Weights of 64 MB or more are searched for such values once, which `<name>.checked` beside them
+    notes. Another process may replace the model meanwhile: what is returned is all of one model.
     """
     _check_model_size(model_size, models_dir)
     model_dir = os.path.join(models_dir, model_size)

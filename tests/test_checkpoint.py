@@ -208,6 +208,8 @@ def damage(path, how):
         os.truncate(path, 0)
     elif how == "gone":
         path.unlink()
+    elif how == "longer":
+        os.truncate(path, size + 4)
     else:
         content = bytearray(path.read_bytes())
         content[size // 2 : size // 2 + 4] = b"oops"
@@ -220,6 +222,7 @@ def damage(path, how):
         (DATA, "cut"),
         (DATA, "empty"),
         (DATA, "gone"),
+        (DATA, "longer"),
         ("model.ckpt.index", "cut"),
         ("model.ckpt.index", "empty"),
         ("model.ckpt.index", "gone"),

@@ -15,6 +15,7 @@ from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from checkpoints import (
     DATA,
@@ -371,7 +372,7 @@ def test_a_file_that_changed_meanwhile_starts_again(site, tmp_path, validator, i
     with pytest.raises(OSError, match="404"):
         fetch(tmp_path)
     assert (tmp_path / "got" / f"{DATA}.part").stat().st_size > 250_000
-    path.write_bytes(old[::-1])  # as long as before
+    path.write_bytes(np.frombuffer(old, "<f4")[::-1].tobytes())  # as long as before
     site.last_modified = "Thu, 02 Jan 2020 00:00:00 GMT"
     fetch(tmp_path)
     assert contents(tmp_path / "got") == whole(site)
@@ -420,7 +421,8 @@ def test_a_server_that_does_not_say_of_which_version_the_rest_is(site, tmp_path,
     site.faults[DATA] = [("cut", 300_000), 404]
     with pytest.raises(OSError, match="404"):
         fetch(tmp_path)
-    Path(site.folder, "mini", DATA).write_bytes(whole(site)[DATA][::-1])  # as long as before
+    reversed_weights = np.frombuffer(whole(site)[DATA], "<f4")[::-1]  # as long as before
+    Path(site.folder, "mini", DATA).write_bytes(reversed_weights.tobytes())
     site.validator, site.if_range = None, False
     site.faults[DATA] = [send_range, None]
     fetch(tmp_path)

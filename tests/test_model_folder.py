@@ -316,9 +316,9 @@ def test_a_header_with_holes_overlaps_or_doubled_names_is_refused(tmp_path, tiny
     assert str(path) in message_of(error) and len(message_of(error)) < 1000
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, -1e38])
 @pytest.mark.parametrize("name", ["wte.weight", "h.1.mlp.c_fc.bias"])
-def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, tiny, name, value):
+def test_weights_that_cannot_be_computed_with_are_refused_by_name(tmp_path, tiny, name, value):
     array = np.array(hf_tensors(tiny)[name], np.float64)  # 1e300 is none of float32's numbers
     array.flat[-1] = value
     write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny) | {name: array})
@@ -327,19 +327,12 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, tiny, name, v
     assert name in message_of(error) and "model.safetensors" in message_of(error)
 
 
-def test_large_finite_weights_are_read(tmp_path, tiny):
-    """Their sum is infinite, they are not."""
-    large = {**tiny, "wpe": np.full_like(tiny["wpe"], 3e38)}
-    write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(large))
-    assert_same(load("tiny", tmp_path)[2], large)
-
-
 def test_a_large_file_is_searched_for_nan_once(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(utils, "MARKED_SIZE", 1)
     write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny))
     load("tiny", tmp_path)
     searched = []
-    monkeypatch.setattr(utils, "_check_finite", lambda *_: searched.append("again"))
+    monkeypatch.setattr(utils, "_check_values", lambda *_: searched.append("again"))
     load("tiny", tmp_path)
     assert searched == []
     write_safetensors(tmp_path / "tiny" / "model.safetensors", hf_tensors(random_params(TINY, 1)))
