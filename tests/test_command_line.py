@@ -97,6 +97,20 @@ def test_samples_are_those_of_consecutive_seeds(models_dir):
     assert text(5) != text(6)
 
 
+@pytest.mark.parametrize("temperature", ["1e-46", "1e-300", "5e-324"])
+def test_a_temperature_that_is_nearly_0_takes_the_best(temperature, models_dir):
+    out, err = run_gpt2(models_dir, "abc", f"--temperature={temperature}")
+    assert (out, err) == (expected_text(models_dir, "abc") + "\n", "")
+
+
+@pytest.mark.parametrize("temperature", ["1e300", "inf"])
+def test_a_temperature_beyond_float32_takes_any(temperature, models_dir):
+    out, err = run_gpt2(models_dir, "abc", f"--temperature={temperature}", "--seed=1")
+    rng = np.random.default_rng(1)
+    expected = expected_text(models_dir, "abc", temperature=float(temperature), rng=rng)
+    assert (out, err) == (expected + "\n", "")
+
+
 def test_lookup_changes_no_text(models_dir):
     expected = expected_text(models_dir, "abcabcabcabc", lookup=False) + "\n"
     assert run_gpt2(models_dir, "abcabcabcabc")[0] == expected
@@ -147,6 +161,17 @@ def test_a_prompt_longer_than_the_window_is_cut_with_a_notice(models_dir):
     assert "50" in err and "32" in err and err.count("\n") == 1
 
 
+def test_a_notice_names_the_program_that_runs(models_dir, tmp_path):
+    arguments = ["0123456789" * 5, "--model_size=tiny", f"--out={tmp_path / 'page.html'}"]
+    done = subprocess.run(
+        [sys.executable, GPT2.parent / "explain.py", *arguments, f"--models_dir={models_dir}"],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("explain.py: ") and "50" in done.stderr
+
+
 def test_an_empty_prompt_needs_the_end_mark(tmp_path):
     hparams = HPARAMS | {"n_vocab": 256}
     vocabulary = {token: i for token, i in byte_level_vocab().items() if i < 256}
@@ -188,6 +213,11 @@ def test_help_names_every_option(models_dir):
         ["a", "--seed=-1"],
         ["a", "--seed=x"],
         ["a", "--n_samples=0"],
+        ["a", "--n_samples=99999999999"],
+        ["a", "--n_samples=" + "9" * 18],
+        ["a", "--n_samples=" + "9" * 30],
+        ["a", "--temperature=1" + "0" * 400],
+        ["a", "--n_tokens_to_generate=" + "9" * 30],
         ["a", "--threads=0"],
         ["a", "--threads=many"],
         ["a", "--lookup=maybe"],

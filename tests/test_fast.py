@@ -186,6 +186,43 @@ def test_a_child_forked_while_inside_keeps_the_limit_in_order():
     assert status == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_waits_until_other_threads_have_left_blas():
+    inside, leave, forked = threading.Event(), threading.Event(), threading.Event()
+
+    def stay():
+        with threads.no_fork.here(), threads.no_fork.here():
+            inside.set()
+            leave.wait()
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            with threads.no_fork.here():  # free for the child's only thread
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        forked.set()
+
+    others = [threading.Thread(target=stay), threading.Thread(target=fork)]
+    others[0].start()
+    inside.wait()
+    others[1].start()
+    assert not forked.wait(0.2)
+    leave.set()
+    for other in others:
+        other.join()
+    assert forked.is_set()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_who_forks_inside_does_not_wait_for_itself():
+    with threads.no_fork.here():
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_an_error_in_one_part_waits_for_the_others(monkeypatch):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     others_done = []
