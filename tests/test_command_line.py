@@ -288,6 +288,10 @@ def popen(models_dir, *arguments):
     )
 
 
+needs_signals = pytest.mark.skipif(os.name != "posix", reason="sends signals")
+
+
+@needs_signals
 def test_text_comes_while_it_is_made_and_ctrl_c_ends_it_quietly(models_dir):
     with popen(models_dir, "abc", "--n_tokens_to_generate=1000000") as process:
         start = process.stdout.read1(64)
@@ -300,6 +304,7 @@ def test_text_comes_while_it_is_made_and_ctrl_c_ends_it_quietly(models_dir):
     assert expected_text(models_dir, "abc", 200, stop_id=None).startswith(text[:100].rstrip("\n"))
 
 
+@needs_signals
 def test_a_reader_that_goes_away_ends_it_quietly(models_dir):
     with popen(models_dir, "abc", "--n_tokens_to_generate=1000000") as process:
         process.stdout.read1(8)
@@ -346,6 +351,32 @@ def test_a_bar_shows_only_where_it_cannot_cut_through_the_text(models_dir, tmp_p
         assert "30/30" in on_a_terminal(models_dir, file)
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == expected + "\n"
     assert "30/30" not in on_a_terminal(models_dir, None)
+
+
+def test_it_runs_where_python_lacks_what_only_some_systems_have(models_dir):
+    """As on Windows: neither forks nor CPU affinity, and streams in the console's code page."""
+    code = """
+import os, runpy, signal, sys
+
+for name in ("fork", "register_at_fork", "sched_getaffinity", "sysconf", "sysconf_names"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGPIPE", "SIGALRM", "pthread_sigmask"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+sys.modules |= dict.fromkeys(["fcntl", "resource", "termios"])
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    program, *arguments = command(models_dir, "é 漢 🙂", "--model_size=tiny", "--n_samples=2")[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", code, program, *arguments],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        cwd=GPT2.parent,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("utf-8") == 2 * (expected_text(models_dir, "é 漢 🙂") + "\n")
 
 
 def test_a_run_imports_no_more_than_it_needs(models_dir):

@@ -426,6 +426,7 @@ def start(program, stdout, *arguments):
     )
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes tell their writer of it on POSIX only")
 def test_a_reader_that_goes_away_ends_the_run_quietly():
     program = """
 import command_line
@@ -457,6 +458,7 @@ command_line.run(main)
 """
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes tell their writer of it on POSIX only")
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["fail"]])
 def test_a_reader_that_is_gone_before_the_output_ends_the_run_quietly(arguments):
     read_end, write_end = os.pipe()
