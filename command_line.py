@@ -81,6 +81,17 @@ def notice(text: str) -> None:
         print(f"{program_name()}: {text}", file=sys.stderr)
 
 
+def as_typed(argument: str) -> str:
+    """The text of an argument whose bytes the locale could not decode: they are read as UTF-8.
+
+    >>> as_typed("caf\\udcc3\\udca9")
+    'café'
+    """
+    if any("\udc80" <= c <= "\udcff" for c in argument):  # how Python keeps such bytes
+        return os.fsencode(argument).decode("utf-8", "replace")
+    return argument
+
+
 def program_name() -> str:
     return os.path.basename(sys.argv[0])
 

@@ -1,5 +1,6 @@
 """Look inside GPT-2: the program. What it is made of is in `explaining/`."""
 
+import os
 import signal
 import sys
 import webbrowser
@@ -41,6 +42,12 @@ def compare_files(
         found.hint = find_hint_with_model(found, ours, theirs, model_size, models_dir)
     print(report(found, ours, theirs, tolerance))
     return found.difference is None
+
+
+def check_replaceable(path: str) -> None:
+    """Raise OSError for a folder, a pipe or a device: a finished file takes the place of `path`."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"cannot write {path}: it is there, and is not a file")
 
 
 def write_values(
@@ -129,6 +136,9 @@ def main(
         raise ValueError("--open is for the file: open the address that --serve prints yourself")
     if prompt is None:
         raise ValueError('give a prompt in quotes: python explain.py "def " --open')
+    check_replaceable(out)
+    if dump is not None:
+        check_replaceable(dump)
     model = gpt2.load_model(model_size, models_dir)
     [text] = gpt2.read_prompts(prompt, interactive=False)
     if dump is not None or names:

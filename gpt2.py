@@ -58,7 +58,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import numpy as np
 
-from command_line import check, check_memory, notice, run
+from command_line import as_typed, check, check_memory, notice, run
 from fast.lookup import Guesses
 from fast.product import blas_threads_for, product
 from fast.schedule import by_columns, by_queries, by_rows
@@ -667,7 +667,7 @@ def load_model(model_size: str | None, models_dir: str):
 def read_prompts(prompt: str | None, interactive: bool) -> Iterator[str]:
     """The one prompt that was given (`-`: standard input), or one for each line that is typed."""
     if not interactive:
-        yield sys.stdin.read() if prompt == "-" else prompt
+        yield sys.stdin.read() if prompt == "-" else as_typed(prompt)
         return
     while True:
         if sys.stdin.isatty():

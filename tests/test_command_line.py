@@ -393,6 +393,32 @@ print(*sorted(sys.modules))
     assert not loaded & {"tensorflow", "torch", "transformers", "requests", "tqdm", "train"}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="such locales")
+def test_a_prompt_arrives_as_typed_in_a_locale_that_is_not_utf8(models_dir):
+    arguments = command(models_dir, "é 漢 🙂", "--model_size=tiny")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(arguments, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("utf-8") == expected_text(models_dir, "é 漢 🙂") + "\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+@pytest.mark.parametrize("option", ["--out", "--dump", "--compare"])
+def test_a_pipe_in_place_of_a_file_is_one_line_and_stays(option, models_dir, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    arguments = ["abc", "--model_size=tiny", f"--models_dir={models_dir}", f"{option}={pipe}"]
+    done = subprocess.run(
+        [sys.executable, GPT2.parent / "explain.py", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1 and str(pipe) in done.stderr and done.stderr.count("\n") == 1
+    assert pipe.is_fifo()
+
+
 # ---------------------------------------------------------------- from the network to text
 
 

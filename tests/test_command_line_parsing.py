@@ -499,6 +499,12 @@ command_line.run(main)
     assert (done.stdout.decode(), done.stderr.decode()) == ("é 漢\n", "ü\n")
 
 
+def test_an_argument_that_the_locale_cannot_decode_is_read_as_utf8():
+    assert command_line.as_typed("caf\udcc3\udca9") == "café"
+    assert command_line.as_typed("caf\udce9") == "caf\ufffd"
+    assert command_line.as_typed("é \ud83d") == "é \ud83d"  # not what stands for a byte
+
+
 CLOSED_STREAMS = """
 import sys
 import command_line
