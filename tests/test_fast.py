@@ -127,6 +127,12 @@ def test_what_fails_is_not_tried_for_long():
 # ---------------------------------------------------------------- threads
 
 
+def needs_fork(test):
+    """Python 3.12 and newer warn of any fork among threads."""
+    test = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")(test)
+    return pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")(test)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
 def test_work_is_shared_out_once_and_in_order(n, n_threads):
     parts = threads.share_out(lambda start, end: list(range(start, end)), n)
@@ -159,7 +165,7 @@ def test_blas_keeps_to_one_thread_until_the_last_one_leaves():
     assert blas_threads() == before
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_a_forked_child_can_share_out_work(monkeypatch):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     threads.share_out(lambda start, end: None, 2)  # the parent has a pool of threads
@@ -170,7 +176,7 @@ def test_a_forked_child_can_share_out_work(monkeypatch):
     assert child.exitcode == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_a_child_forked_while_inside_keeps_the_limit_in_order():
     def work():
         with threads.one_blas_thread:
@@ -186,7 +192,7 @@ def test_a_child_forked_while_inside_keeps_the_limit_in_order():
     assert status == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_a_fork_waits_until_other_threads_have_left_blas():
     inside, leave, forked = threading.Event(), threading.Event(), threading.Event()
 
@@ -214,7 +220,7 @@ def test_a_fork_waits_until_other_threads_have_left_blas():
     assert forked.is_set()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_who_forks_inside_does_not_wait_for_itself():
     with threads.no_fork.here():
         child = os.fork()

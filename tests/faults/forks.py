@@ -148,7 +148,7 @@ def cases(rng: random.Random, folder: Path) -> Iterator[Case]:
         yield Case(f"seed {seed}", partial(run_round, seed))
 
 
-FORKS = FaultClass("forks during and between generations", 60, 4, cases)
+FORKS = FaultClass("forks during and between generations", 60, 3, cases)
 
 
 if __name__ == "__main__":

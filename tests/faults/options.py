@@ -313,9 +313,9 @@ def interrupt_cases(rng: random.Random, folder: Path) -> Iterator[Case]:
         yield Case(f"{program} interrupted after {seconds:.4f} s", run_in)
 
 
-OPTIONS = FaultClass("options", 1000, 60, option_cases)
-CLOSED_STREAMS = FaultClass("closed standard streams", 28, 6, closed_stream_cases)
-INTERRUPTS = FaultClass("Ctrl-C while a program starts", 120, 6, interrupt_cases)
+OPTIONS = FaultClass("options", 1000, 40, option_cases)
+CLOSED_STREAMS = FaultClass("closed standard streams", 28, 4, closed_stream_cases)
+INTERRUPTS = FaultClass("Ctrl-C while a program starts", 120, 4, interrupt_cases)
 
 
 # ---------------------------------------------------------------- the long-lived process
