@@ -11,18 +11,25 @@ of `main`. How a command line is read:
   prompt, exactly as it was typed, even `-n` or `--top.k=3`.
 - All arguments after `--` are prompts. `-h` and `--help` print the help page.
 
-`check` is for `main` itself, to check ranges. Left out: subcommands and short options.
+`check` and `check_memory` are for `main` itself, to check ranges; `notice` is for what it has to
+say besides its output. Left out: subcommands and short options.
 """
 
+import ast
 import collections
+import contextlib
 import functools
 import inspect
+import io
 import math
 import numbers
 import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterable
+
+import numpy as np
 
 # The types that an option may have, and what error messages call them.
 TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
@@ -43,6 +50,50 @@ def check(name: str, value: float, kind: type, low: float, high: float = math.in
     if not is_number or not low <= value <= high:  # NaN is neither above nor below anything
         limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
         raise ValueError(f"--{name} {value}: expected {TYPE_NAMES[kind]} {limits}")
+
+
+def check_memory(n_bytes: int, what: str) -> None:
+    """Raise MemoryError if `n_bytes` are more than this machine has, or more than we may have.
+
+    Called before the work that needs them: Linux promises more memory than there is, and ends the
+    process much later. `what` names what is too large.
+
+    >>> check_memory(10**18, "--n_samples 1000000000")
+    Traceback (most recent call last):
+    MemoryError: --n_samples 1000000000 would need 931322574 GiB of memory
+    """
+    there = math.inf
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):  # not on Windows
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        if n_bytes > there:
+            raise MemoryError
+        np.empty(n_bytes, np.uint8)
+    except (MemoryError, OverflowError, ValueError):
+        gib = n_bytes // 2**30
+        size = f"{gib} GiB of memory" if gib < 10**12 else "more memory than any machine has"
+        raise MemoryError(f"{what} would need {size}") from None
+
+
+def notice(text: str) -> None:
+    """Print a line on standard error that begins with the program's name, if it can be written."""
+    with contextlib.suppress(OSError):
+        print(f"{program_name()}: {text}", file=sys.stderr)
+
+
+def as_typed(argument: str) -> str:
+    """The text of an argument whose bytes the locale could not decode: they are read as UTF-8.
+
+    >>> as_typed("caf\\udcc3\\udca9")
+    'café'
+    """
+    if any("\udc80" <= c <= "\udcff" for c in argument):  # how Python keeps such bytes
+        return os.fsencode(argument).decode("utf-8", "replace")
+    return argument
+
+
+def program_name() -> str:
+    return os.path.basename(sys.argv[0])
 
 
 def option_kinds(main: Callable) -> dict[str, type]:
@@ -71,7 +122,8 @@ def option_kinds(main: Callable) -> dict[str, type]:
 def convert(name: str, kind: type, text: str) -> str | int | float | bool:
     """The value of the option --name as a `kind` (str, int, float or bool), from what was typed.
 
-    Raises ValueError if it is not one. "nan" is not a number here; "inf" is.
+    Raises ValueError if it is not one. "nan" is not a number here. "inf" is, but not digits that
+    only a larger kind of number could hold.
 
     >>> convert("top_k", int, "50")
     50
@@ -87,6 +139,8 @@ def convert(name: str, kind: type, text: str) -> str | int | float | bool:
             raise ValueError
     except (KeyError, ValueError):
         raise ValueError(f"--{name} {text[:80]}: expected {TYPE_NAMES[kind]}") from None
+    if kind is float and math.isinf(value) and "inf" not in text.lower():
+        raise ValueError(f"--{name} {text[:80]}: expected a number below 1.8e308")
     return value
 
 
@@ -147,32 +201,50 @@ def _next_value(name: str, kind: type, rest: collections.deque[str]) -> str:
 def run(main: Callable) -> None:
     """Call `main` with the options on the command line, and end the process as a command should.
 
-    A ValueError, OSError or ImportError becomes one line on standard error, exit status 1.
-    Ctrl-C ends quietly with 130, a reader of the output that goes away (`| head`) with 141.
+    A ValueError, OSError, ImportError or MemoryError becomes one line on standard error, exit
+    status 1. Ctrl-C ends quietly with 130, or before `main` is called (see `interrupt_quietly`) by
+    the signal, which a shell shows as 130 too; a reader of the output that goes away (`| head`)
+    with 141. To use a standard stream that was closed (`>&-`) is an error, except for standard
+    error.
     """
     import fire
 
-    _use_utf8()
+    _replace_closed_streams()
+    _set_encodings()
     kinds = option_kinds(main)
     # Without these, fire reads each value as Python: `Yes, sir` is a tuple, `2024` a number.
     parsers = {name: functools.partial(convert, name, kind) for name, kind in kinds.items()}
     fire.decorators.SetParseFns(**parsers)(main)
     try:
         try:
+            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             arguments = fire_arguments(sys.argv[1:], kinds)
             if arguments == ["--help"]:
-                print(inspect.getdoc(main))
+                print(_help_page(main))
             else:
                 fire.Fire(main, arguments, serialize=lambda result: None)  # prints no result
         finally:
             _flush_output()
+            interrupt_quietly()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
-    except (ValueError, OSError, ImportError) as error:
-        message = " ".join(str(error).split())
-        sys.exit(f"{os.path.basename(sys.argv[0])}: {message}")
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        message = " ".join(str(error).split()) or "out of memory"
+        sys.exit(f"{program_name()}: {message}")
+
+
+def interrupt_quietly() -> None:
+    """From now on Ctrl-C ends the process at once, and without a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _help_page(main: Callable) -> str:
+    """The docstring of `main`; from its source where Python was told to drop it (-OO)."""
+    return inspect.getdoc(main) or ast.get_docstring(ast.parse(inspect.getsource(main)).body[0])
 
 
 def _flush_output() -> None:
@@ -185,8 +257,43 @@ def _flush_output() -> None:
         raise
 
 
-def _use_utf8() -> None:
-    """Make the standard streams UTF-8 on every system; input keeps its line ends."""
-    sys.stdin.reconfigure(encoding="utf-8", newline="", errors="replace")
-    sys.stdout.reconfigure(encoding="utf-8")
-    sys.stderr.reconfigure(encoding="utf-8", errors="replace")
+class _ClosedStream(io.TextIOBase):
+    """Stands for a standard stream that was closed before the program began."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def _fail(self, *arguments: object) -> None:
+        raise OSError(f"standard {self.name} is closed")
+
+    read = readline = write = _fail
+
+
+def _replace_closed_streams() -> None:
+    """Python has None for a standard stream that was closed: let there be one.
+
+    Its descriptor is taken too, or the next file that is opened would get it, and with it what the
+    C library writes to standard error.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(descriptor)
+                continue
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, which is this one
+    sys.stdin = sys.stdin or _ClosedStream("input")
+    sys.stdout = sys.stdout or _ClosedStream("output")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _set_encodings() -> None:
+    """Make files and pipes UTF-8 on every system, input with its line ends.
+
+    A terminal keeps its own encoding, in which some characters may be replaced.
+    """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(newline="")

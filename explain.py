@@ -1,11 +1,16 @@
 """Look inside GPT-2: the program. What it is made of is in `explaining/`."""
 
+import os
+import signal
 import sys
 import webbrowser
 from pathlib import Path
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below: no traceback
+
 import gpt2
-from command_line import check, run
+from command_line import check, notice, run
 from explaining import server
 from explaining.compare import Comparison, compare_dumps, find_hint, report
 from explaining.dump import Dump, names_table, read_dump, write_dump
@@ -23,8 +28,7 @@ def find_hint_with_model(
         _, _, params = gpt2.load_model(model_size, models_dir)
         return find_hint(found, ours, theirs, params)
     except (OSError, ValueError) as error:
-        notice = f"no hint without the model of {ours.path}: {error}; give its --model_size"
-        print(f"explain.py: {notice}", file=sys.stderr)
+        notice(f"no hint without the model of {ours.path}: {error}; give its --model_size")
         return None
 
 
@@ -38,6 +42,12 @@ def compare_files(
         found.hint = find_hint_with_model(found, ours, theirs, model_size, models_dir)
     print(report(found, ours, theirs, tolerance))
     return found.difference is None
+
+
+def check_replaceable(path: str) -> None:
+    """Raise OSError for a folder, a pipe or a device: a finished file takes the place of `path`."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"cannot write {path}: it is there, and is not a file")
 
 
 def write_values(
@@ -59,7 +69,7 @@ def write_page(path: str, data: dict, opened: bool) -> None:
         temporary.write_text(page_html(data), encoding="utf-8", newline="\n")
     print(path)
     if opened and not webbrowser.open(Path(path).resolve().as_uri()):
-        print("explain.py: there is no browser to open it in", file=sys.stderr)
+        notice("there is no browser to open it in")
 
 
 def main(
@@ -114,11 +124,7 @@ def main(
                               python); for --compare: that of FILE
     --models_dir DIR          where model folders are kept (models)
     """
-    check("n_tokens_to_generate", n_tokens_to_generate, int, 0)
-    check("temperature", temperature, float, 0)
-    check("top_k", top_k, int, 0)
-    check("top_p", top_p, float, 0, 1)
-    check("seed", 0 if seed is None else seed, int, 0)
+    gpt2.check_sampling(n_tokens_to_generate, temperature, top_k, top_p, seed)
     check("tolerance", tolerance, float, 0)
     if compare is not None:
         if prompt is None or dump is not None or names:
@@ -130,6 +136,9 @@ def main(
         raise ValueError("--open is for the file: open the address that --serve prints yourself")
     if prompt is None:
         raise ValueError('give a prompt in quotes: python explain.py "def " --open')
+    check_replaceable(out)
+    if dump is not None:
+        check_replaceable(dump)
     model = gpt2.load_model(model_size, models_dir)
     [text] = gpt2.read_prompts(prompt, interactive=False)
     if dump is not None or names:

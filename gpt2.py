@@ -48,13 +48,17 @@ from __future__ import annotations  # so that no hint is looked up, in jax.numpy
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below: no traceback
+
 import numpy as np
 
-from command_line import check, run
+from command_line import as_typed, check, check_memory, notice, run
 from fast.lookup import Guesses
 from fast.product import blas_threads_for, product
 from fast.schedule import by_columns, by_queries, by_rows
@@ -322,8 +326,9 @@ def sample(
         return int(np.argmax(logits))
     ids = np.argsort(-logits, kind="stable")[: top_k or None]  # best first
     # The best is subtracted before the division: a tiny temperature gives -inf, never inf - inf.
+    smallest = float(np.finfo(logits.dtype).tiny)  # as a float32, 1e-46 would be 0
     with np.errstate(over="ignore"):
-        p = softmax((logits[ids] - logits[ids[0]]) / temperature)
+        p = softmax((logits[ids] - logits[ids[0]]) / max(temperature, smallest))
     before = np.cumsum(p) - p  # for each token, the sum over all better ones
     n_kept = max(1, np.count_nonzero(before < top_p))  # the fewest whose sum reaches top_p
     cumulative = np.cumsum(p[:n_kept])
@@ -652,11 +657,10 @@ def load_model(model_size: str | None, models_dir: str):
     try:
         return load_encoder_hparams_and_params("124M", models_dir)
     except ConnectionError as error:
-        notice = (
-            f"gpt2.py: {error}; using the small bundled model, which only knows Python. "
+        notice(
+            f"{error}; using the small bundled model, which only knows Python. "
             "For GPT-2 124M, restore the connection or set GPT2_BASE_URL to a mirror"
         )
-        print(notice, file=sys.stderr)
         bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
         return load_encoder_hparams_and_params("python", bundled)
 
@@ -664,7 +668,7 @@ def load_model(model_size: str | None, models_dir: str):
 def read_prompts(prompt: str | None, interactive: bool) -> Iterator[str]:
     """The one prompt that was given (`-`: standard input), or one for each line that is typed."""
     if not interactive:
-        yield sys.stdin.read() if prompt == "-" else prompt
+        yield sys.stdin.read() if prompt == "-" else as_typed(prompt)
         return
     while True:
         if sys.stdin.isatty():
@@ -681,8 +685,31 @@ def encode_prompt(prompt: str, encoder, n_ctx: int) -> list[int]:
     if ids == [None]:
         raise ValueError("an empty prompt starts from <|endoftext|>, which this vocabulary lacks")
     if len(ids) > n_ctx:
-        print(f"gpt2.py: of {len(ids)} prompt tokens the last {n_ctx} are read", file=sys.stderr)
+        notice(f"of {len(ids)} prompt tokens the last {n_ctx} are read")
     return ids
+
+
+def check_sampling(
+    n_tokens_to_generate: int, temperature: float, top_k: int, top_p: float, seed: int | None
+) -> None:
+    """Raise ValueError for an option of generation that is out of its range."""
+    check("n_tokens_to_generate", n_tokens_to_generate, int, 0, sys.maxsize)
+    check("temperature", temperature, float, 0)
+    check("top_k", top_k, int, 0)
+    check("top_p", top_p, float, 0, 1)
+    if seed is not None:
+        check("seed", seed, int, 0)
+
+
+def check_samples_fit(n_samples: int, n_tokens_to_generate: int, hparams: dict[str, int]) -> None:
+    """Raise MemoryError if the caches and logits of so many samples are more than this machine has.
+
+    What a prompt adds is not known yet: absurd numbers are refused, not close ones.
+    """
+    n_positions = min(hparams["n_ctx"], 1 + n_tokens_to_generate)
+    cached = 2 * hparams["n_layer"] * n_positions * hparams["n_embd"]
+    n_bytes = 4 * n_samples * (cached + hparams["n_vocab"])
+    check_memory(n_bytes, f"--n_samples {n_samples}")
 
 
 def with_bar(new_ids: Iterable, n_tokens: int) -> Iterable:
@@ -747,12 +774,8 @@ def main(
                               same text, sooner (True)
     --threads N               processor cores to use, at most (all that the process may use)
     """
-    check("n_tokens_to_generate", n_tokens_to_generate, int, 0)
-    check("temperature", temperature, float, 0)
-    check("top_k", top_k, int, 0)
-    check("top_p", top_p, float, 0, 1)
-    check("seed", 0 if seed is None else seed, int, 0)
-    check("n_samples", n_samples, int, 1)
+    check_sampling(n_tokens_to_generate, temperature, top_k, top_p, seed)
+    check("n_samples", n_samples, int, 1, sys.maxsize)
     if threads is not None:
         check("threads", threads, int, 1)
         use_threads(threads)
@@ -760,6 +783,7 @@ def main(
         raise ValueError('give one prompt in quotes, or --interactive: python gpt2.py "def "')
 
     encoder, hparams, params = load_model(model_size, models_dir)
+    check_samples_fit(n_samples, n_tokens_to_generate, hparams)
     n_head = hparams["n_head"]
     stop_id = encoder.eot if stop_at_eot else None
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}

@@ -54,7 +54,7 @@ def main(prompt, n_tokens_to_generate=40, model_size="124M", models_dir="models"
 
 if __name__ == "__main__":
     import fire
-    try:  # prompt=str: fire would read the prompt "2024" as a number
-        fire.Fire(fire.decorators.SetParseFns(prompt=str)(main))
-    except (ValueError, OSError, ImportError) as error:
+    try:  # str: left to itself, fire reads "2024" as a number
+        fire.Fire(fire.decorators.SetParseFns(prompt=str, model_size=str, models_dir=str)(main))
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise SystemExit(f"gpt2_pico.py: {error}") from None

@@ -13,6 +13,7 @@ Left out: mixed precision, more than one machine, text that does not fit in memo
 import csv
 import math
 import shutil
+import signal
 import sys
 import textwrap
 import threading
@@ -23,9 +24,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below: no traceback
+
 import numpy as np
 
-from command_line import check, run
+from command_line import check, check_memory, run
 from encoder import ENDOFTEXT, Encoder
 from fast.threads import one_blas_thread
 from gpt2 import generate, generate_side_by_side
@@ -115,24 +119,11 @@ class Options:
         check("seed", self.seed, int, 0)
         if self.n_embd % self.n_head:
             raise ValueError(f"--n_head {self.n_head} does not divide --n_embd {self.n_embd}")
-        self.check_memory()
-
-    def check_memory(self) -> None:
-        """Raise ValueError for sizes that the system cannot have memory for, before any work.
-
-        This counts less than a run takes: what each block keeps of a batch for the backward pass;
-        and parameters, their gradients and two averages.
-        """
-        widths = 0 if self.init_from else self.n_layer * self.n_embd  # else they are the model's
-        n_numbers = self.batch_size * self.n_ctx * (1 + 10 * widths)
-        n_numbers += 4 * 12 * widths * self.n_embd
-        try:
-            np.empty(n_numbers, np.float32)  # takes no memory until it is written to
-        except (MemoryError, ValueError):  # ValueError: no array may be that large
-            raise ValueError(
-                f"{4 * n_numbers / 1e9:.0f} GB of memory are needed for --n_layer {self.n_layer}, "
-                f"--n_embd {self.n_embd}, --n_ctx {self.n_ctx}, --batch_size {self.batch_size}"
-            ) from None
+        n_params = self.n_embd * (12 * self.n_layer * self.n_embd + self.n_ctx)  # and those of wte
+        sizes = f"n_layer {self.n_layer}, n_embd {self.n_embd} and n_ctx {self.n_ctx}"
+        check_memory(4 * 4 * n_params, sizes)  # float32; with gradients and two running means
+        n_inputs = self.batch_size * self.n_ctx * self.n_embd
+        check_memory(4 * self.n_layer * n_inputs, f"batch_size {self.batch_size} with {sizes}")
 
 
 OPTIMIZERS = ("muon", "adamw")
@@ -699,6 +690,8 @@ def main(
     """
     if preset not in PRESETS:
         raise ValueError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    if init_from == "":
+        raise ValueError("--init_from: give a model folder, or leave it out to begin from scratch")
     if init_from and any((tokenizer, n_layer, n_head, n_embd)):
         raise ValueError("--init_from brings its own sizes and vocabulary: leave those options out")
 

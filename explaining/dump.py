@@ -10,6 +10,7 @@ A dump of another GPT-2 needs only arrays, with as many of these names as it can
 """
 
 import json
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ def write_dump(
 
 def read_dump(path: str) -> Dump:
     """Raises OSError if the file cannot be read, ValueError if it is no dump."""
+    if os.path.exists(path) and not os.path.isfile(path):  # to read a pipe might take for ever
+        raise OSError(f"{path}: expected an .npz file, and it is not a file")
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}

@@ -5,12 +5,12 @@ at nearly full speed. For two to sixteen rows `@` is slow: BLAS first copies the
 layout, which pays off only with many rows. With many rows plain `@` is the best choice again.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
-from fast.threads import one_blas_thread, share_out
+from fast.threads import no_fork, one_blas_thread, share_out
 
 FEW_ROWS = 16  # up to so many: the matrix is cut into pieces
 SHORT = 64  # up to so many: all is left to BLAS and its own threads; above, see `schedule`
@@ -35,14 +35,21 @@ def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return _best_way(len(rows), w)(rows, w).reshape(*x.shape[:-1], w.shape[1])
 
 
-def blas_threads_for(n_rows: int) -> AbstractContextManager:
+@contextmanager
+def blas_threads_for(n_rows: int) -> Iterator[None]:
     """A context for products of so many rows, in which BLAS has the threads that suit them.
 
     Where Python's threads share the work, BLAS's own would be in their way, even between products:
-    they go on waiting for the next one for some time.
+    they go on waiting for the next one for some time. While somebody is inside, no other thread
+    forks.
     """
     is_shared_out = 1 < n_rows <= FEW_ROWS or n_rows > SHORT
-    return one_blas_thread if is_shared_out else nullcontext()
+    with no_fork.here():
+        if is_shared_out:
+            with one_blas_thread:
+                yield
+        else:
+            yield
 
 
 def _best_way(n_rows: int, w: np.ndarray) -> Callable:

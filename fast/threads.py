@@ -2,13 +2,15 @@
 
 NumPy uses several cores only in matrix products, inside BLAS. Where Python's threads share the
 work instead, BLAS has to keep to one thread each, or they get in each other's way. This file is
-the one owner of that limit.
+the one owner of that limit, and of when the process may fork.
 """
 
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures.thread import ThreadPoolExecutor  # at the top: see the end
 from itertools import pairwise
 
 import numpy as np
@@ -42,7 +44,7 @@ def share_out(work: Callable[[int, int], object], n: int) -> list:
     _keep_freed_memory()
     n_parts = max(1, min(cores(), n))
     ends = [n * i // n_parts for i in range(n_parts + 1)]
-    with one_blas_thread:
+    with no_fork.here(), one_blas_thread:
         others = [_pool(n_parts).submit(work, *part) for part in pairwise(ends[1:])]
         try:
             first = work(0, ends[1])
@@ -62,9 +64,49 @@ def _keep_freed_memory() -> None:
     np.empty(2**25 - 2**13, np.uint8)
 
 
+class _NoFork:
+    """`with no_fork.here():` around calls of BLAS has other threads wait before they fork.
+
+    A lock that a thread holds while another one forks stays locked in the child for good, and
+    OpenBLAS has locks: the child would hang in its first product. So each thread has a lock of its
+    own, which it holds while it is inside, and whoever forks takes them all.
+    """
+
+    def __init__(self):
+        self._own = threading.local()
+        self._registering = threading.Lock()
+        self._locks = weakref.WeakSet()  # of the threads that live
+        self._taken = []
+
+    def here(self) -> threading.RLock:
+        """The lock of this thread. It may be entered again by who is inside."""
+        if not hasattr(self._own, "lock"):
+            with self._registering:
+                self._own.lock = threading.RLock()
+                self._locks.add(self._own.lock)
+        return self._own.lock
+
+    def before_fork(self) -> None:
+        self._registering.acquire()
+        self._taken = list(self._locks)
+        for lock in self._taken:
+            lock.acquire()
+
+    def after_fork(self) -> None:
+        """In the parent and in the child, where the thread that forked still has all locks."""
+        for lock in self._taken:
+            lock.release()
+        self._taken = []
+        self._registering.release()
+
+
+no_fork = _NoFork()
+
+
 class _OneBlasThread:
     """A context in which BLAS keeps to one thread. Any number of threads may be inside at once:
-    the first to enter sets the limit, the last to leave lifts it."""
+    the first to enter sets the limit, the last to leave lifts it. To be entered inside `no_fork`
+    where another thread may fork."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -86,16 +128,16 @@ class _OneBlasThread:
 
     def lift_to(self, n: int) -> None:
         """Let BLAS have `n` threads: now, or if somebody is inside, when the last one leaves."""
-        with self._lock:
+        with no_fork.here(), self._lock:
             self._before = [n] * len(_blas_libraries())
             if self._n_inside == 0:
                 _set_blas_threads(self._before)
 
-    def after_fork(self):
-        """The parent's threads stayed behind: nobody is inside in a forked child."""
+    def after_fork_in_child(self) -> None:
+        """Nobody is inside, unless the thread that forked was: then the limit is lifted early."""
+        self._lock = threading.Lock()
         if self._n_inside:
             _set_blas_threads(self._before)
-        self._lock = threading.Lock()
         self._n_inside = 0
 
 
@@ -119,12 +161,17 @@ def _blas_libraries() -> list:
 
 
 @functools.cache
-def _pool(n_threads: int):
-    from concurrent.futures import ThreadPoolExecutor
-
+def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads)
 
 
-if hasattr(os, "register_at_fork"):  # a forked child starts with a pool of its own
-    os.register_at_fork(after_in_child=one_blas_thread.after_fork)
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child starts a pool of its own
+    os.register_at_fork(after_in_child=one_blas_thread.after_fork_in_child)
+    # What is registered last is called first before a fork: only then does the pool's own hook take
+    # a lock, without which those whom we wait for could not share out their work.
+    os.register_at_fork(
+        before=no_fork.before_fork,
+        after_in_parent=no_fork.after_fork,
+        after_in_child=no_fork.after_fork,
+    )

@@ -97,6 +97,20 @@ def test_samples_are_those_of_consecutive_seeds(models_dir):
     assert text(5) != text(6)
 
 
+@pytest.mark.parametrize("temperature", ["1e-46", "1e-300", "5e-324"])
+def test_a_temperature_that_is_nearly_0_takes_the_best(temperature, models_dir):
+    out, err = run_gpt2(models_dir, "abc", f"--temperature={temperature}")
+    assert (out, err) == (expected_text(models_dir, "abc") + "\n", "")
+
+
+@pytest.mark.parametrize("temperature", ["1e300", "inf"])
+def test_a_temperature_beyond_float32_takes_any(temperature, models_dir):
+    out, err = run_gpt2(models_dir, "abc", f"--temperature={temperature}", "--seed=1")
+    rng = np.random.default_rng(1)
+    expected = expected_text(models_dir, "abc", temperature=float(temperature), rng=rng)
+    assert (out, err) == (expected + "\n", "")
+
+
 def test_lookup_changes_no_text(models_dir):
     expected = expected_text(models_dir, "abcabcabcabc", lookup=False) + "\n"
     assert run_gpt2(models_dir, "abcabcabcabc")[0] == expected
@@ -147,6 +161,17 @@ def test_a_prompt_longer_than_the_window_is_cut_with_a_notice(models_dir):
     assert "50" in err and "32" in err and err.count("\n") == 1
 
 
+def test_a_notice_names_the_program_that_runs(models_dir, tmp_path):
+    arguments = ["0123456789" * 5, "--model_size=tiny", f"--out={tmp_path / 'page.html'}"]
+    done = subprocess.run(
+        [sys.executable, GPT2.parent / "explain.py", *arguments, f"--models_dir={models_dir}"],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0
+    assert done.stderr.startswith("explain.py: ") and "50" in done.stderr
+
+
 def test_an_empty_prompt_needs_the_end_mark(tmp_path):
     hparams = HPARAMS | {"n_vocab": 256}
     vocabulary = {token: i for token, i in byte_level_vocab().items() if i < 256}
@@ -188,6 +213,11 @@ def test_help_names_every_option(models_dir):
         ["a", "--seed=-1"],
         ["a", "--seed=x"],
         ["a", "--n_samples=0"],
+        ["a", "--n_samples=99999999999"],
+        ["a", "--n_samples=" + "9" * 18],
+        ["a", "--n_samples=" + "9" * 30],
+        ["a", "--temperature=1" + "0" * 400],
+        ["a", "--n_tokens_to_generate=" + "9" * 30],
         ["a", "--threads=0"],
         ["a", "--threads=many"],
         ["a", "--lookup=maybe"],
@@ -258,6 +288,10 @@ def popen(models_dir, *arguments):
     )
 
 
+needs_signals = pytest.mark.skipif(os.name != "posix", reason="sends signals")
+
+
+@needs_signals
 def test_text_comes_while_it_is_made_and_ctrl_c_ends_it_quietly(models_dir):
     with popen(models_dir, "abc", "--n_tokens_to_generate=1000000") as process:
         start = process.stdout.read1(64)
@@ -270,6 +304,7 @@ def test_text_comes_while_it_is_made_and_ctrl_c_ends_it_quietly(models_dir):
     assert expected_text(models_dir, "abc", 200, stop_id=None).startswith(text[:100].rstrip("\n"))
 
 
+@needs_signals
 def test_a_reader_that_goes_away_ends_it_quietly(models_dir):
     with popen(models_dir, "abc", "--n_tokens_to_generate=1000000") as process:
         process.stdout.read1(8)
@@ -318,6 +353,32 @@ def test_a_bar_shows_only_where_it_cannot_cut_through_the_text(models_dir, tmp_p
     assert "30/30" not in on_a_terminal(models_dir, None)
 
 
+def test_it_runs_where_python_lacks_what_only_some_systems_have(models_dir):
+    """As on Windows: neither forks nor CPU affinity, and streams in the console's code page."""
+    code = """
+import os, runpy, signal, sys
+
+for name in ("fork", "register_at_fork", "sched_getaffinity", "sysconf_names"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGPIPE", "SIGALRM", "pthread_sigmask"):
+    if hasattr(signal, name):
+        delattr(signal, name)
+sys.modules |= dict.fromkeys(["fcntl", "resource", "termios"])
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    program, *arguments = command(models_dir, "é 漢 🙂", "--model_size=tiny", "--n_samples=2")[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", code, program, *arguments],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        cwd=GPT2.parent,
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("utf-8") == 2 * (expected_text(models_dir, "é 漢 🙂") + "\n")
+
+
 def test_a_run_imports_no_more_than_it_needs(models_dir):
     code = f"""
 import sys, gpt2
@@ -330,6 +391,32 @@ print(*sorted(sys.modules))
     loaded = set(done.stdout.split("\n")[-2].split())
     assert "numpy" in loaded
     assert not loaded & {"tensorflow", "torch", "transformers", "requests", "tqdm", "train"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such locales")
+def test_a_prompt_arrives_as_typed_in_a_locale_that_is_not_utf8(models_dir):
+    arguments = command(models_dir, "é 漢 🙂", "--model_size=tiny")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(arguments, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("utf-8") == expected_text(models_dir, "é 漢 🙂") + "\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+@pytest.mark.parametrize("option", ["--out", "--dump", "--compare"])
+def test_a_pipe_in_place_of_a_file_is_one_line_and_stays(option, models_dir, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    arguments = ["abc", "--model_size=tiny", f"--models_dir={models_dir}", f"{option}={pipe}"]
+    done = subprocess.run(
+        [sys.executable, GPT2.parent / "explain.py", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1 and str(pipe) in done.stderr and done.stderr.count("\n") == 1
+    assert pipe.is_fifo()
 
 
 # ---------------------------------------------------------------- from the network to text

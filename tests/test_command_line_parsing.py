@@ -4,6 +4,8 @@ import inspect
 import io
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +229,7 @@ def test_of_an_option_given_twice_the_last_counts():
         *[("top_k", text) for text in ("1.5", "True", "hot", "0x10", "1e3", "", "None", "inf")],
         *[("seed", text) for text in ("x", "True", "[1]")],
         *[("temperature", text) for text in ("hot", "nan", "True", "1,5", "", "0x10", "1+1")],
+        ("temperature", "-1e400"),  # only -inf is infinite, and says so
         *[("lookup", text) for text in ("maybe", "1", "no", "None")],
     ],
 )
@@ -236,6 +239,7 @@ def test_an_error_names_the_option_and_the_value(name, value):
 
 def test_an_error_quotes_a_long_value_in_part():
     assert len(error_of("--top_k=" + "9" * 10_000)) < 200
+    assert len(error_of("--temperature=1" + "0" * 400)) < 200
 
 
 @pytest.mark.parametrize(
@@ -344,6 +348,13 @@ def test_a_range_with_an_upper_end_is_named_with_both():
     assert "inf" not in str(error.value)
 
 
+def test_what_no_machine_has_room_for_is_refused_by_name():
+    command_line.check_memory(1000, "--n 1")
+    for n_bytes in (10**15, 10**25, 10**400):
+        with pytest.raises(MemoryError, match="--n 7"):
+            command_line.check_memory(n_bytes, "--n 7")
+
+
 # ---------------------------------------------------------------- how a run ends
 
 
@@ -359,12 +370,26 @@ def test_help_is_the_docstring(arguments):
     assert run(main, *arguments) == (0, inspect.getdoc(main) + "\n", "")
 
 
-@pytest.mark.parametrize("kind", [ValueError, OSError, ConnectionError, ImportError])
+@pytest.mark.parametrize("kind", [ValueError, OSError, ConnectionError, ImportError, MemoryError])
 def test_an_error_of_main_is_one_line(kind):
     def main():
         raise kind("something\n  is wrong")
 
     assert run(main) == (1, "", "program.py: something is wrong\n")
+
+
+def test_memory_that_runs_out_without_a_word_is_said_in_one_line():
+    def main():
+        raise MemoryError
+
+    assert run(main) == (1, "", "program.py: out of memory\n")
+
+
+def test_a_notice_begins_with_the_name_of_the_program():
+    def main():
+        command_line.notice("something")
+
+    assert run(main) == (0, "", "program.py: something\n")
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback():
@@ -401,6 +426,7 @@ def start(program, stdout, *arguments):
     )
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes tell their writer of it on POSIX only")
 def test_a_reader_that_goes_away_ends_the_run_quietly():
     program = """
 import command_line
@@ -432,6 +458,7 @@ command_line.run(main)
 """
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes tell their writer of it on POSIX only")
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["fail"]])
 def test_a_reader_that_is_gone_before_the_output_ends_the_run_quietly(arguments):
     read_end, write_end = os.pipe()
@@ -470,6 +497,123 @@ command_line.run(main)
         check=True,
     )
     assert (done.stdout.decode(), done.stderr.decode()) == ("é 漢\n", "ü\n")
+
+
+def test_an_argument_that_the_locale_cannot_decode_is_read_as_utf8():
+    assert command_line.as_typed("caf\udcc3\udca9") == "café"
+    assert command_line.as_typed("caf\udce9") == "caf\ufffd"
+    assert command_line.as_typed("é \ud83d") == "é \ud83d"  # not what stands for a byte
+
+
+CLOSED_STREAMS = """
+import sys
+import command_line
+
+def main(prompt: str, out: str):
+    with open(out, "wb") as file:
+        assert file.fileno() > 2  # it does not stand for a standard stream
+        if prompt == "write":
+            print("a line")
+        elif prompt == "read":
+            sys.stdin.read()
+        print("a notice", file=sys.stderr)
+        file.write(b"done")
+
+command_line.run(main)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes streams with a shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("use", ["write", "read", "nothing"])
+def test_a_closed_standard_stream_matters_only_to_who_uses_it(use, closed, tmp_path):
+    out = tmp_path / "out"
+    program = [sys.executable, CLOSED_STREAMS, use, f"--out={out}"]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$@" {closed}', *program],
+        cwd=ROOT,
+        input="",
+        capture_output=True,
+        encoding="utf-8",
+    )
+    needed = {"write": " >&-", "read": "<&-", "nothing": "no stream"}[use]
+    if needed in f" {closed}":
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert "2>&-" in closed or "is closed" in done.stderr.splitlines()[-1]
+    else:
+        assert (done.returncode, out.read_bytes()) == (0, b"done"), done.stderr
+    assert ("a line" in done.stdout) == (use == "write" and ">&-" not in closed.split())
+
+
+def test_help_is_there_where_python_drops_docstrings():
+    command = [sys.executable, "-OO", "gpt2.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    assert "--top_p P" in done.stdout and done.stderr == ""
+
+
+INTERRUPTED = """
+import os, signal
+import command_line
+
+command_line.interrupt_quietly()
+moment = {moment!r}
+if moment == "before":
+    os.kill(os.getpid(), signal.SIGINT)
+
+def main():
+    if moment == "in main":
+        os.kill(os.getpid(), signal.SIGINT)
+
+try:
+    command_line.run(main)
+finally:
+    if moment == "after":
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize(
+    ("moment", "status"), [("before", -signal.SIGINT), ("in main", 130), ("after", -signal.SIGINT)]
+)
+def test_ctrl_c_is_quiet_at_any_time_and_stays_ignored_where_it_was(moment, status, ignored):
+    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(moment=moment)],
+        cwd=ROOT,
+        capture_output=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+    )
+    assert (done.returncode, done.stderr) == (0 if ignored else status, b"")
+
+
+@pytest.mark.parametrize("program", ["gpt2.py", "explain.py", "train.py"])
+def test_programs_leave_ctrl_c_to_the_system_before_their_imports(program):
+    source = (ROOT / program).read_text(encoding="utf-8")
+    first_import = re.search("^import (numpy|gpt2)", source, re.MULTILINE)
+    assert source.index("signal.SIG_DFL") < first_import.start()
+
+
+def test_a_terminal_keeps_its_encoding_and_shows_what_it_can():
+    pytest.importorskip("fcntl", reason="needs a POSIX terminal")
+    import pty
+
+    program = """
+import command_line
+
+def main():
+    print("1 \\u20ac, \\u6f22")
+
+command_line.run(main)
+"""
+    terminal, end = pty.openpty()
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=end)
+    os.close(end)
+    assert done.returncode == 0
+    assert os.read(terminal, 100).strip() == "1 €, ?".encode("cp1252")
+    os.close(terminal)
 
 
 def test_a_program_without_a_prompt_does_not_suggest_one():

@@ -127,6 +127,12 @@ def test_what_fails_is_not_tried_for_long():
 # ---------------------------------------------------------------- threads
 
 
+def needs_fork(test):
+    """Python 3.12 and newer warn of any fork among threads."""
+    test = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")(test)
+    return pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")(test)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
 def test_work_is_shared_out_once_and_in_order(n, n_threads):
     parts = threads.share_out(lambda start, end: list(range(start, end)), n)
@@ -159,7 +165,7 @@ def test_blas_keeps_to_one_thread_until_the_last_one_leaves():
     assert blas_threads() == before
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_a_forked_child_can_share_out_work(monkeypatch):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     threads.share_out(lambda start, end: None, 2)  # the parent has a pool of threads
@@ -170,7 +176,7 @@ def test_a_forked_child_can_share_out_work(monkeypatch):
     assert child.exitcode == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs_fork
 def test_a_child_forked_while_inside_keeps_the_limit_in_order():
     def work():
         with threads.one_blas_thread:
@@ -184,6 +190,43 @@ def test_a_child_forked_while_inside_keeps_the_limit_in_order():
             work()
     _, status = os.waitpid(child, 0)
     assert status == 0
+
+
+@needs_fork
+def test_a_fork_waits_until_other_threads_have_left_blas():
+    inside, leave, forked = threading.Event(), threading.Event(), threading.Event()
+
+    def stay():
+        with threads.no_fork.here(), threads.no_fork.here():
+            inside.set()
+            leave.wait()
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            with threads.no_fork.here():  # free for the child's only thread
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        forked.set()
+
+    others = [threading.Thread(target=stay), threading.Thread(target=fork)]
+    others[0].start()
+    inside.wait()
+    others[1].start()
+    assert not forked.wait(0.2)
+    leave.set()
+    for other in others:
+        other.join()
+    assert forked.is_set()
+
+
+@needs_fork
+def test_who_forks_inside_does_not_wait_for_itself():
+    with threads.no_fork.here():
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_an_error_in_one_part_waits_for_the_others(monkeypatch):

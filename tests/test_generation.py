@@ -3,13 +3,17 @@
 import inspect
 import itertools
 import json
+import os
+import signal
 import statistics
+import threading
 
 import numpy as np
 import pytest
 from random_models import random_params
 
 import gpt2
+from fast import threads
 from utils import load_encoder_hparams_and_params
 
 SIZES = {"n_vocab": 40, "n_ctx": 32, "n_embd": 24, "n_head": 3, "n_layer": 2}
@@ -282,3 +286,64 @@ def test_passes_keep_float32(monkeypatch):
         caches = gpt2.empty_caches(params, N_HEAD)
         logits = gpt2.gpt2([[1] * n_new], **params, n_head=N_HEAD, caches=caches)
         assert {logits.dtype, *dtypes} == {np.dtype(np.float32)}
+
+
+# ---------------------------------------------------------------- threads and forks
+
+
+@pytest.fixture
+def four_writers(bundled):
+    """Four threads that generate over and over, until the test ends; and what they write."""
+    encoder, hparams, params = bundled
+    prompts = list(code_prompts(encoder, 8))[4:]
+
+    def write(i):
+        return gpt2.generate(prompts[i], params, hparams["n_head"], 30)
+
+    alone, ended, wrong = [write(i) for i in range(4)], threading.Event(), []
+
+    def keep_writing(i):
+        while not ended.is_set():
+            if write(i) != alone[i]:
+                wrong.append(i)
+
+    writers = [threading.Thread(target=keep_writing, args=(i,)) for i in range(4)]
+    for writer in writers:
+        writer.start()
+    yield write, alone
+    ended.set()
+    for writer in writers:
+        writer.join()
+    assert wrong == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of any fork among threads
+def test_children_forked_while_threads_generate_write_the_same_ids(four_writers):
+    write, alone = four_writers
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # ends a child that hangs
+            os._exit(0 if [write(i) for i in range(4)] == alone else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_blas_has_its_threads_again_after_overlapping_and_unfinished_generations(bundled):
+    encoder, hparams, params = bundled
+    before = [blas.num_threads for blas in threads._blas_libraries()]
+    prompts, halfway = list(code_prompts(encoder, 12)), []
+
+    def write_some(i):
+        stream = gpt2.generate_stream(prompts[i], params, hparams["n_head"], 20 + i)
+        next(stream)
+        halfway.append(stream)  # left halfway in the thread that has ended
+        gpt2.generate(prompts[i], params, hparams["n_head"], 20 + i)
+
+    writers = [threading.Thread(target=write_some, args=(i,)) for i in range(12)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(halfway) == 12
+    assert [blas.num_threads for blas in threads._blas_libraries()] == before

@@ -60,6 +60,20 @@ def test_an_empty_prompt_starts_from_the_end_mark():
     assert gpt2_pico.main("", 5, "python", models_dir) == encoder.decode(ids)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--model_size", "124"], ["--models_dir", "5"], ["1.5"], ["ten"]],
+    ids=" ".join,
+)
+def test_what_it_cannot_use_is_one_line(arguments):
+    command = [sys.executable, PICO, "x", *arguments, "--model_size=python"]
+    if "--model_size" in arguments:
+        command.pop()
+    done = subprocess.run(command, cwd=PICO.parent, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("gpt2_pico.py: ") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_its_greedy_ids_are_those_of_gpt2(seed):
     params, inputs = random_params(TINY, seed), random_prompt(TINY, 4, seed)

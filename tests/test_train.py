@@ -237,6 +237,23 @@ def test_a_run_that_dies_while_it_saves_can_be_resumed(moment, trained, tmp_path
     assert Path(out, "model.safetensors").read_bytes() == model
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("init_from", ""),
+        ("n_layer", "9" * 12),
+        ("n_ctx", "9" * 15),
+        ("batch_size", "9" * 20),
+        ("learning_rate", "1" + "0" * 400),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_any_work(option, value, tmp_path):
+    out = tmp_path / "out"
+    err = run_train(f"--{option}={value}", "--data=nowhere", f"--out={out}", code=1)
+    assert option in err and err.count("\n") == 1 and "nowhere" not in err
+    assert not out.exists()
+
+
 def test_a_run_is_not_resumed_on_other_documents(trained, many_functions, tmp_path):
     out, data = tmp_path / "out", tmp_path / "data"
     shutil.copytree(many_functions, data)
