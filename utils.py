@@ -235,10 +235,10 @@ def _check_values(path: str | Path, params: dict, name_in_file: Callable[[str], 
     """Raise ValueError for a tensor with a NaN in it, or numbers too large to compute with."""
     for name, array in named(params).items():
         with np.errstate(invalid="ignore"):
-            smallest, largest = array.min(), array.max()  # a NaN is both, and not between any two
+            smallest, largest = float(array.min()), float(array.max())  # a NaN is both
         largest = max(-smallest, largest)
         if not largest <= MAX_WEIGHT:
-            what = "a NaN" if np.isnan(largest) else f"a value of {largest:.3g}"
+            what = "a NaN" if math.isnan(largest) else f"a value of {largest:.3g}"
             raise ValueError(f"{path}: {name_in_file(name)} has {what}, so it is damaged")
 
 
