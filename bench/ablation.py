@@ -41,9 +41,10 @@ import numpy as np
 
 import train
 from bench.measure import Options, machine, print_table, progress, write_json
-from training.checkpoint import NEWEST
+from training import checkpoint
 from training.data import windows
 from training.learning_rate import WARMUP_STEPS
+from training.lock import only_training_in
 from utils import map_params, named, replacing
 
 BASELINE = {
@@ -88,17 +89,17 @@ class Run(train.Training):
             self.kept[key] = super().read_texts()
         return self.kept[key]
 
-    def read_data(self, run: dict) -> None:
+    def read_data(self, run: checkpoint.Run | None) -> None:
         options = self.options
         key = (options.data, options.held_out, options.seed, options.tokenizer, options.n_ctx)
         names = ("encoder", "train_ids", "document_starts", "held_out_ids", "held_out_batch")
-        names += ("tokens_per_byte", "data")
+        names += ("tokens_per_byte", "data", "newlines")
         if key not in self.kept:
             super().read_data(run)
             self.kept[key] = {name: getattr(self, name) for name in names}
         for name, value in self.kept[key].items():
             setattr(self, name, value)
-        if run and run["data"] != self.data:
+        if run and run.data != self.data:
             raise ValueError(f"{self.out} is of a run on other documents: another --out?")
         # The split, which draws, is not made again: the draws that follow are to be the same.
         self.rng = np.random.default_rng(options.seed)
@@ -221,7 +222,7 @@ def options_of(
         steps=max(1, round(n_tokens / tokens_in_step)),
         minutes=minutes,
         eval_every=max(1, round(tokens_between / tokens_in_step)),
-        resume=(folder / NEWEST).exists(),
+        resume=(folder / checkpoint.NEWEST).exists(),
     )
     options.validate()
     return options
@@ -240,8 +241,9 @@ def result_of(variant: Variant, options: train.Options) -> dict:
         if changed:
             raise ValueError(f"{path} is of a run with other {', '.join(changed)}: another --out?")
         return result
-    run = variant.run(options)
-    run.train()
+    with only_training_in(Path(options.out)):
+        run = variant.run(options)
+        run.train()
     n_parameters = sum(p.size for p in named(run.params).values())
     result = {"options": expected, "parameters": n_parameters, "history": run.history}
     with replacing(path) as temporary:

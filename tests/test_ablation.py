@@ -1,6 +1,7 @@
 """bench/ablation.py: what its variants do differently, and that a stopped run goes on."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ def start(tmp_path, monkeypatch):
         folder = tmp_path / name
         options = ablation.options_of(variant, folder, str(path), None, N_TOKENS, None)
         options = replace(options, tokenizer="char", **SIZES, steps=N_STEPS, eval_every=4)
-        return variant.run(replace(options, **changes))
+        options = replace(options, **changes)
+        Path(options.out).mkdir(exist_ok=True)
+        return variant.run(options)
 
     return start_variant
 
