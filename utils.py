@@ -1980,11 +1980,20 @@ def download_gpt2_files(model_size: str, model_dir: str) -> None:
 # ------------------------------------------------------------------ loading a model
 
 
+ON_WINDOWS = os.name == "nt"
+# What a folder cannot be called there: devices, whatever follows a dot; some characters; an end
+# that Windows drops.
+NOT_ON_WINDOWS = re.compile(
+    r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?|.*[<>\"|?*\x00-\x1f].*|.*[. ]", re.IGNORECASE
+)
+
+
 def _check_model_size(model_size: str, models_dir: str) -> None:
     """Raise ValueError unless it names a folder within `models_dir`: NAME, or OWNER/NAME."""
     names = model_size.split("/")
-    leaves_folder = any(name in ("", ".", "..") for name in names)
-    if leaves_folder or len(names) > 2 or re.search(r"[\\:\0]", model_size):
+    wrong = len(names) > 2 or re.search(r"[\\:\0]", model_size)
+    wrong = wrong or any(name in ("", ".", "..") for name in names)
+    if wrong or (ON_WINDOWS and any(map(NOT_ON_WINDOWS.fullmatch, names))):
         raise ValueError(
             f"model_size should name a folder in {models_dir}, "
             f"or OWNER/NAME on the Hugging Face Hub, not {model_size!r}"
