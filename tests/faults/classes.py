@@ -15,16 +15,7 @@ from tests.faults.network import FOUR_AT_ONCE, HOSTILE_SERVERS, KILLS
 from tests.faults.options import CLOSED_STREAMS, INTERRUPTS, OPTIONS
 from tests.faults.outcome import FaultClass
 
-CLASSES: list[FaultClass] = [
-    HOSTILE_SERVERS,
-    KILLS,
-    FOUR_AT_ONCE,
-    DAMAGED_HUGGING_FACE,
-    DAMAGED_OPENAI,
-    READ_DURING_SAVES,
-    KILLED_SAVES,
-    *training.CLASSES,
-    OPTIONS,
-]
-if sys.platform == "linux":  # forks, shells, signals, /proc
+CLASSES: list[FaultClass] = [HOSTILE_SERVERS, KILLS, FOUR_AT_ONCE, *training.CLASSES, OPTIONS]
+if sys.platform == "linux":  # forks, pipes, shells, signals, /proc
+    CLASSES += [DAMAGED_HUGGING_FACE, DAMAGED_OPENAI, READ_DURING_SAVES, KILLED_SAVES]
     CLASSES += [CLOSED_STREAMS, INTERRUPTS, FORKS, LOAD]
