@@ -53,7 +53,7 @@ from training.layers import batch_loss, batch_loss_and_grads, init_params
 from training.learning_rate import trapezoid
 from training.lock import only_training_in
 from training.muon import Muon, is_block_matrix
-from training.unlikelihood import newline_ids, repeated_lines, unlikelihood_loss_and_grads
+from training.unlikelihood import newline_ids, repeats, unlikelihood_loss_and_grads
 from utils import (
     UNFINISHED,
     load_encoder_hparams_and_params,
@@ -442,12 +442,12 @@ class Training:
         new = [[] for _ in prompts]
         for i, new_id in generate_side_by_side(prompts, params, n_head, n_new, stop_id=eot):
             new[i].append(new_id)
-        lines = [
-            repeated_lines(prompt, ids, len(ids) < n_new, self.encoder, self.newlines)
+        numbers = [
+            repeats(prompt, ids, len(ids) < n_new, self.encoder, self.newlines)
             for prompt, ids in zip(prompts, new, strict=True)
         ]
         texts = [prompt + ids for prompt, ids in zip(prompts, new, strict=True)]
-        _, more = unlikelihood_loss_and_grads(params, n_head, texts, lines)
+        _, more = unlikelihood_loss_and_grads(params, n_head, texts, numbers)
         grads, more = named(grads), named(more)
         for name, grad in grads.items():
             grad += self.options.unlikelihood * more[name]
@@ -678,8 +678,8 @@ def main(
     --muon_learning_rate X
                           Muon's, likewise (0.01)
     --cooldown X          the last part of the run, in which both fall to 0 (0.4)
-    --unlikelihood X      how much it counts that the model writes the same line again: in every
-                          fourth step 16 texts of its own are looked at (0)
+    --unlikelihood X      how much it counts that the model repeats itself: in every fourth step 16
+                          texts of its own are looked at (0)
     --weight_decay X      of matrices and token embeddings (0.1)
     --grad_clip X         AdamW's gradients are scaled down to this length, all together (1)
     --dropout X           part of the numbers zeroed while training (0)

@@ -10,6 +10,7 @@ JSON object a line (`{"source": "django/utils/text.py", "text": "def ..."}`):
 - `cooldown.jsonl`, for the end of the training: half of it the functions of the standard library
   just as they stand, each `COOLDOWN_TIMES`, the other half those documents of `train.jsonl` that
   are short, without a docstring, and have no line twice;
+- `plain.jsonl`, for a last polish: those of the other half that have no comment either;
 - `held_out.jsonl`: the code of one file in fifty of the same packages, so that no neighbour of a
   held-out function was trained on;
 - `unseen.jsonl`: two packages, `UNSEEN`, of which nothing is in the other two.
@@ -397,6 +398,11 @@ def is_short_and_plain(text: str) -> bool:
     return plain and len(text) <= COOLDOWN_LONGEST
 
 
+def has_comment(text: str) -> bool:
+    """Whether a line of it is a comment."""
+    return any(line.lstrip().startswith("#") for line in text.split("\n"))
+
+
 def write_documents(path: Path, documents: Iterable[dict]) -> None:
     """Write one JSON object a line."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
@@ -437,6 +443,8 @@ def main(out: str) -> None:
             train += [d for d in documents if not one_file_in(HELD_OUT_FILES, d)]
     write_documents(folder / "train.jsonl", train)
     write_documents(folder / "cooldown.jsonl", cooldown_documents(functions, train))
+    plain = [d for d in train if is_short_and_plain(d["text"]) and not has_comment(d["text"])]
+    write_documents(folder / "plain.jsonl", plain)
     write_documents(folder / "held_out.jsonl", held_out)
     write_documents(folder / "unseen.jsonl", unseen)
 

@@ -1,15 +1,16 @@
-"""Unlikelihood: teach a model not to write a line again, on texts that it has written itself.
+"""Unlikelihood: teach a model not to repeat itself, on texts that it has written itself.
 
 Greedy text of a small model runs into loops: once a line stands there, the same line is the most
 probable next one. The text that it learns from has no such loops, so cross-entropy has little to
-say about them. Here the loss of a text by the model is, for each line that was there before,
+say about them. Here the loss of a text by the model is, for each repeat (a line that was there
+before, or a run of RUN tokens),
 
-    -log(1 - P), where P is the product of p[token] over the tokens of the line
+    -log(1 - P), where P is the product of p[token] over its tokens
 
-which is 0 for a line that it would not write again, and large for one that it is sure to.
+which is 0 for a repeat that the model would not write, and large for one that it is sure to.
 
 Source: Welleck et al., "Neural Text Generation With Unlikelihood Training", 2020, section 5. There
-the units are runs of four tokens, and each token is on its own.
+the repeats are runs of four tokens, and each token is on its own.
 """
 
 import numpy as np
@@ -18,7 +19,8 @@ from encoder import Encoder
 from fast.threads import share_out
 from training.layers import add_up, backward, cross_entropy, forward, micro_batches
 
-LARGEST_P = 0.99  # so that the loss of a line stays finite
+RUN = 8  # tokens
+LARGEST_P = 0.99  # so that the loss of a repeat stays finite
 
 
 def newline_ids(encoder: Encoder) -> np.ndarray:
@@ -27,43 +29,48 @@ def newline_ids(encoder: Encoder) -> np.ndarray:
     return np.array([token_id for token_id in ids if "\n" in encoder.decode([token_id])])
 
 
-def repeated_lines(
+def repeats(
     prompt: list[int], new: list[int], ended: bool, encoder: Encoder, newlines: np.ndarray
 ) -> np.ndarray:
-    """Which tokens of a text, prompt + new, stand in a new line that was there before -> [n_seq]
+    """Which tokens of a text, prompt + new, are new and repeat what was there before -> [n_seq]
 
-    0 for those that do not, else the number of their line, from 1. Empty lines do not count, nor
-    does the last one if the text has not `ended`: there may be more of it to come. `newlines` are
-    the `newline_ids`.
+    0 for those that do not, else the number of the repeat: a line, or where no line is repeated, a
+    run of RUN tokens. Empty lines do not count, nor does the last one if the text has not `ended`:
+    there may be more of it to come. `newlines` are the `newline_ids`.
     """
     ids = np.array(prompt + new)
     numbers = np.zeros(len(ids), np.int64)
     starts = np.flatnonzero(np.isin(ids, newlines))
     ends = [*starts[1:], len(ids)] if ended else starts[1:]
     seen = set()
-    for number, (start, end) in enumerate(zip(starts, ends, strict=False), 1):
+    for start, end in zip(starts, ends, strict=False):
         line = encoder.decode(ids[start:end]).strip("\n")
         if line in seen and start >= len(prompt):
-            numbers[start:end] = number
+            numbers[start:end] = start
         if line.strip():
             seen.add(line)
+    for start in range(len(ids) - RUN + 1):
+        run = tuple(ids[start : start + RUN].tolist())
+        if run in seen and start >= len(prompt) and not numbers[start : start + RUN].any():
+            numbers[start : start + RUN] = start
+        seen.add(run)
     return numbers
 
 
-def minus_log_of_not(p_tokens: np.ndarray, lines: np.ndarray) -> tuple[float, np.ndarray]:
-    """The sum of -log(1 - P) over the repeated lines, and how it changes with each token's log p.
+def minus_log_of_not(p_tokens: np.ndarray, numbers: np.ndarray) -> tuple[float, np.ndarray]:
+    """The sum of -log(1 - P) over the repeats, and how it changes with each token's log p.
 
-    p_tokens [N], lines [N]: 0, or the number of the token's line -> loss, slopes [N]
+    p_tokens [N], numbers [N]: 0, or the number of the token's repeat -> loss, slopes [N]
 
     >>> loss, slopes = minus_log_of_not(np.array([0.9, 0.5, 0.5]), np.array([0, 7, 7]))
     >>> round(loss, 4), slopes.round(4).tolist()  # P = 0.25
     (0.2877, [0.0, 0.3333, 0.3333])
     """
-    numbers, line_of = np.unique(lines, return_inverse=True)
+    numbers, repeat_of = np.unique(numbers, return_inverse=True)
     log_p = np.log(np.maximum(p_tokens, 1e-30, dtype=np.float64))
-    p_lines = np.minimum(np.exp(np.bincount(line_of, log_p)), LARGEST_P)
-    p_lines[numbers == 0] = 0
-    return float(-np.log(1 - p_lines).sum()), (p_lines / (1 - p_lines))[line_of]
+    p = np.minimum(np.exp(np.bincount(repeat_of, log_p)), LARGEST_P)  # of each repeat
+    p[numbers == 0] = 0
+    return float(-np.log(1 - p).sum()), (p / (1 - p))[repeat_of]
 
 
 def pad(rows: list, n: int) -> np.ndarray:
@@ -72,17 +79,17 @@ def pad(rows: list, n: int) -> np.ndarray:
 
 
 def unlikelihood_loss_and_grads(
-    params: dict, n_head: int, texts: list[list[int]], lines: list[np.ndarray]
+    params: dict, n_head: int, texts: list[list[int]], repeats: list[np.ndarray]
 ) -> tuple[float, dict]:
     """The loss of each text, its mean over the texts, and its gradients, on all cores.
 
-    `lines` is what `repeated_lines` says of each text. The first id of a text has no probability,
-    so it counts in no line.
+    `repeats` is what the function of that name says of each text. The first id of a text has no
+    probability, so it counts in no repeat.
     """
     n_seq = max(map(len, texts))
     ids = pad(texts, n_seq)
-    numbers = pad(lines, n_seq) + n_seq * np.arange(len(texts))[:, None]  # no two texts share one
-    numbers[pad(lines, n_seq) == 0] = 0
+    numbers = pad(repeats, n_seq) + n_seq * np.arange(len(texts))[:, None]  # no two texts share one
+    numbers[pad(repeats, n_seq) == 0] = 0
     batch = micro_batches(ids, numbers)
 
     def one(i):
