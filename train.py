@@ -131,8 +131,8 @@ OPTIMIZERS = ("muon", "adamw")
 MAY_CHANGE = ("batch_size", "steps", "minutes", "cooldown", "eval_every", "resume", "out")
 
 # With --unlikelihood: how often the model writes texts, how many, and how long they are.
-STEPS_BETWEEN_TEXTS, N_TEXTS = 4, 16
-LONGEST_PROMPT, LONGEST_NEW = 48, 64  # tokens
+STEPS_BETWEEN_TEXTS, N_TEXTS = 2, 16
+LONGEST_PROMPT, LONGEST_NEW = 48, 96  # tokens
 
 
 # ---------------------------------------------------------------- what a run writes
@@ -678,7 +678,7 @@ def main(
     --muon_learning_rate X
                           Muon's, likewise (0.01)
     --cooldown X          the last part of the run, in which both fall to 0 (0.4)
-    --unlikelihood X      how much it counts that the model repeats itself: in every fourth step 16
+    --unlikelihood X      how much it counts that the model repeats itself: in every second step 16
                           texts of its own are looked at (0)
     --weight_decay X      of matrices and token embeddings (0.1)
     --grad_clip X         AdamW's gradients are scaled down to this length, all together (1)

@@ -207,7 +207,7 @@ def written(tmp_path_factory):
         patch.setattr(corpus, "standard_library", lambda: (STANDING, held_out))
         patch.setattr(corpus.sysconfig, "get_paths", lambda: {"stdlib": str(stdlib)})
         corpus.main(str(out))
-    names = ("train", "cooldown", "held_out", "unseen")
+    names = ("train", "cooldown", "polish", "held_out", "unseen")
     lines = {name: (out / f"{name}.jsonl").read_text("utf-8").splitlines() for name in names}
     return {name: [json.loads(line) for line in lines[name]] for name in names}, held_out
 
@@ -246,6 +246,8 @@ def test_the_cooldown_has_functions_as_they_stand_and_documents_of_the_training(
     assert texts[:3] == 3 * STANDING
     expected = [d for d in documents["train"] if corpus.is_short_and_plain(d["text"])]
     assert documents["cooldown"][3:] == expected != []
+    assert [d["text"] for d in documents["polish"][:1]] == STANDING
+    assert documents["polish"][1:] == expected  # none has a comment
 
 
 @pytest.mark.parametrize(
@@ -260,6 +262,11 @@ def test_the_cooldown_has_functions_as_they_stand_and_documents_of_the_training(
 )
 def test_short_and_plain_documents(text, expected):
     assert corpus.is_short_and_plain(text) == expected
+
+
+def test_a_comment_is_a_line_of_its_own():
+    assert corpus.has_comment("def f():\n    # what\n    pass\n")
+    assert not corpus.has_comment("def f():\n    pass  # what\n")
 
 
 def test_documents_of_some_packages_stand_more_than_once(written):

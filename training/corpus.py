@@ -10,7 +10,8 @@ JSON object a line (`{"source": "django/utils/text.py", "text": "def ..."}`):
 - `cooldown.jsonl`, for the end of the training: half of it the functions of the standard library
   just as they stand, each `COOLDOWN_TIMES`, the other half those documents of `train.jsonl` that
   are short, without a docstring, and have no line twice;
-- `plain.jsonl`, for a last polish: those of the other half that have no comment either;
+- `polish.jsonl`, for the very end: each of those functions once, and those of the short documents
+  that have no comment either;
 - `held_out.jsonl`: the code of one file in fifty of the same packages, so that no neighbour of a
   held-out function was trained on;
 - `unseen.jsonl`: two packages, `UNSEEN`, of which nothing is in the other two.
@@ -391,6 +392,13 @@ def cooldown_documents(functions: list[str], train: list[dict]) -> list[dict]:
     return COOLDOWN_TIMES * of_library + [d for d in train if is_short_and_plain(d["text"])]
 
 
+def polish_documents(functions: list[str], train: list[dict]) -> list[dict]:
+    """Functions of the standard library, and more than twice as many bytes of the shortest code."""
+    of_library = [{"source": STANDARD_LIBRARY.name, "text": text} for text in functions]
+    plain = [d for d in train if is_short_and_plain(d["text"])]
+    return of_library + [d for d in plain if not has_comment(d["text"])]
+
+
 def is_short_and_plain(text: str) -> bool:
     """Whether a document is short, has no docstring (nor its like), and no line twice."""
     lines = [line for line in text.split("\n") if line.strip()]
@@ -443,8 +451,7 @@ def main(out: str) -> None:
             train += [d for d in documents if not one_file_in(HELD_OUT_FILES, d)]
     write_documents(folder / "train.jsonl", train)
     write_documents(folder / "cooldown.jsonl", cooldown_documents(functions, train))
-    plain = [d for d in train if is_short_and_plain(d["text"]) and not has_comment(d["text"])]
-    write_documents(folder / "plain.jsonl", plain)
+    write_documents(folder / "polish.jsonl", polish_documents(functions, train))
     write_documents(folder / "held_out.jsonl", held_out)
     write_documents(folder / "unseen.jsonl", unseen)
 
