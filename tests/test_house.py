@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "batch": BELOW_PROGRAMS,
     "train": BELOW_PROGRAMS,
     "training.corpus": ["training.data", "command_line"],
+    "training.average": ["utils", "command_line"],
     "training.unlikelihood": ["training.layers", "fast.threads", "encoder"],
     "training": ["fast.threads", "utils", "encoder"],
     "gpt2": ["fast", "utils", "command_line"],

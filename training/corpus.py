@@ -10,8 +10,8 @@ JSON object a line (`{"source": "django/utils/text.py", "text": "def ..."}`):
 - `cooldown.jsonl`, for the end of the training: half of it the functions of the standard library
   just as they stand, each `COOLDOWN_TIMES`, the other half those documents of `train.jsonl` that
   are short, without a docstring, and have no line twice;
-- `polish.jsonl`, for the very end: each of those functions once, and those of the short documents
-  that have no comment either;
+- `polish.jsonl`, for the very end: those of the functions that have no docstring, and those of the
+  short documents that have no comment either;
 - `held_out.jsonl`: the code of one file in fifty of the same packages, so that no neighbour of a
   held-out function was trained on;
 - `unseen.jsonl`: two packages, `UNSEEN`, of which nothing is in the other two.
@@ -393,16 +393,24 @@ def cooldown_documents(functions: list[str], train: list[dict]) -> list[dict]:
 
 
 def polish_documents(functions: list[str], train: list[dict]) -> list[dict]:
-    """Functions of the standard library, and more than twice as many bytes of the shortest code."""
-    of_library = [{"source": STANDARD_LIBRARY.name, "text": text} for text in functions]
-    plain = [d for d in train if is_short_and_plain(d["text"])]
-    return of_library + [d for d in plain if not has_comment(d["text"])]
+    """Functions of the standard library without docstrings, and other documents like them."""
+    others = [d for d in train if is_short_and_plain(d["text"]) and not has_comment(d["text"])]
+    return [
+        {"source": STANDARD_LIBRARY.name, "text": text}
+        for text in functions
+        if not has_docstring(text)
+    ] + others
+
+
+def has_docstring(text: str) -> bool:
+    """Whether there are triple quotes in it, which may also be those of another string."""
+    return '"""' in text or "'''" in text
 
 
 def is_short_and_plain(text: str) -> bool:
     """Whether a document is short, has no docstring (nor its like), and no line twice."""
     lines = [line for line in text.split("\n") if line.strip()]
-    plain = '"""' not in text and "'''" not in text and len(lines) == len(set(lines))
+    plain = not has_docstring(text) and len(lines) == len(set(lines))
     return plain and len(text) <= COOLDOWN_LONGEST
 
 
