@@ -179,7 +179,7 @@ def test_a_file_opens_without_an_error_and_asks_for_nothing(open_page, page_file
     assert [url for url in page.requests if not url.startswith("data:")] == [page_file.as_uri()]
 
 
-@pytest.mark.parametrize(("layer", "head"), [(0, 0), (3, 5), (5, 2)])
+@pytest.mark.parametrize(("layer", "head"), [(0, 0), (7, 3), (5, 2)])
 def test_the_weights_of_a_chosen_head_are_shown(open_page, page_file, text, layer, head):
     _, ids, values = text
     page = open_page(page_file.as_uri())
