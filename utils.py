@@ -1613,6 +1613,7 @@ def _complete_layout(model_size: str, model_dir: str) -> tuple[str, str] | None:
 # ------------------------------------------------------------------ reading a folder as a whole
 
 REPLACING_SECONDS = 2  # how long to wait for another process that replaces a model
+CHANGING_SECONDS = 20  # how long to try reading a model that is replaced again and again
 
 
 def _files_of_layout(model_dir: str, layout: tuple[str, str]) -> list[str]:
@@ -1647,7 +1648,7 @@ def _read_model(model_dir: str, layout: tuple[str, str]) -> tuple[Encoder, dict[
 
     If a file was replaced while it was read, which `save_model_folder` does, it is read again.
     """
-    deadline = time.monotonic() + REPLACING_SECONDS
+    started = time.monotonic()
     while True:
         paths = _files_of_layout(model_dir, layout)
         versions = [_version(path) for path in paths]
@@ -1657,13 +1658,14 @@ def _read_model(model_dir: str, layout: tuple[str, str]) -> tuple[Encoder, dict[
             model, error = None, caught
         is_settled = versions == [_version(path) for path in paths]
         lacks_weights = layout == HUGGING_FACE_LAYOUT and _is_being_replaced(model_dir)
-        if (is_settled and not lacks_weights) or time.monotonic() > deadline:
+        patience = REPLACING_SECONDS if is_settled else CHANGING_SECONDS
+        if (is_settled and not lacks_weights) or time.monotonic() - started > patience:
             break
         time.sleep(0.01)
+    if not is_settled:
+        raise OSError(f"{model_dir} is being written by another process") from error
     if error:
         raise error
-    if not is_settled:
-        raise OSError(f"{model_dir} is being written by another process")
     return model
 
 

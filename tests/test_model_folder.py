@@ -661,7 +661,7 @@ def test_new_weights_of_the_same_model_replace_the_old_in_one_step(
 
 
 REPLACE_OVER_AND_OVER = """
-import sys
+import sys, time
 from pathlib import Path
 import utils
 folders, target = [Path(path) for path in sys.argv[1:3]], Path(sys.argv[3])
@@ -669,6 +669,7 @@ models = [utils.load_encoder_hparams_and_params(path.name, str(path.parent)) for
 while True:
     for model in models:
         utils.save_model_folder(str(target), *model)
+        time.sleep(0.005)  # a reader on a loaded machine needs one undisturbed moment
 """
 
 
@@ -694,6 +695,21 @@ def test_a_reader_finds_a_whole_model_while_another_replaces_it(tmp_path, tiny, 
         writer.kill()
         writer.wait()
     assert seen == {"one", "two"}
+
+
+def test_a_folder_that_never_stops_changing_is_one_clear_error(tmp_path, tiny, tokens, monkeypatch):
+    utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
+    read_safetensors = utils._read_safetensors
+
+    def read_and_remove(path):
+        result = read_safetensors(path)
+        os.replace(path, f"{path}.moved")
+        return result
+
+    monkeypatch.setattr(utils, "_read_safetensors", read_and_remove)
+    monkeypatch.setattr(utils, "CHANGING_SECONDS", 0)
+    with pytest.raises(OSError, match="written by another process"):
+        load("tiny", tmp_path)
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path, tiny, tokens):
