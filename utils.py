@@ -747,24 +747,43 @@ UNFINISHED = "unfinished-"  # how a name begins while the file or folder is bein
 DAY = 86400  # seconds
 
 
+LOCKED = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what locking fails with if another has it
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file for this process -> whether it is ours; None where there are no locks.
+
+    The system ends a lock when the file is closed, or the process ends, however that ends.
+    """
+    try:
+        if fcntl is None:  # Windows
+            import msvcrt
+
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # others cannot use the byte that is locked
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in LOCKED else None
+    return True
+
+
 def _open_locked(path: Path) -> int | None:
     """A file descriptor with the lock of an unfinished file or folder, None if there are no locks.
 
-    The system ends a lock when its process ends, however that ends. Raises BlockingIOError if
-    another process has the lock, another OSError if the file cannot be opened.
+    Raises BlockingIOError if another process has the lock, another OSError if the file cannot be
+    opened.
     """
-    if fcntl is None:
+    if fcntl is None:  # Windows opens no folders, and removes no open files
         return None
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    is_ours = try_lock(descriptor)
+    if is_ours:
         return descriptor
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:  # a file system without locks
-        os.close(descriptor)
+    os.close(descriptor)
+    if is_ours is None:
         return None
+    raise BlockingIOError(errno.EWOULDBLOCK, "another process has it", str(path))
 
 
 def _remove(path: Path) -> None:
@@ -834,6 +853,8 @@ def replacing(path: Path) -> Iterator[Path]:
         return temporary
 
     try:
+        if path.exists() and not path.is_file():  # os.replace would put a file in place of a device
+            raise OSError("expected a file there, or nothing")
         with _unfinished(path.parent, make):
             yield temporary
             os.replace(temporary, path)
@@ -1742,26 +1763,6 @@ def _is_being_fetched(model_dir: str) -> bool:
     return os.path.lexists(os.path.join(model_dir, UNCHECKED))
 
 
-def _lock(file) -> bool:
-    """Lock an open file for this process -> whether no other process has locked it.
-
-    True as well where the system or the file system has no locks.
-    """
-    try:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            import msvcrt
-
-            file.seek(1 << 30)  # others cannot read or write the byte that is locked
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-    return True
-
-
 def _is_at(path: Path, file) -> bool:
     """Whether an open file is still the one at `path`."""
     try:
@@ -1779,7 +1780,7 @@ def _wait_for_lock(path: Path):
             file = open(path, "ab", opener=_no_links)  # noqa: SIM115
         except OSError:
             return None  # a folder that cannot be written is reported when a file is written
-        is_ours = _lock(file)
+        is_ours = try_lock(file.fileno()) is not False
         if is_ours and _is_at(path, file):
             return file
         file.close()

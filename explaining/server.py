@@ -34,6 +34,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import SHUT_RD, SHUT_WR, socket
 from urllib.parse import parse_qs
 
+from command_line import notice
 from explaining.page import N_TOKENS_TO_GENERATE, page_data, page_html
 
 MAX_BODY = 1 << 16  # bytes of a request's body: some ten times the longest text a model can see
@@ -61,7 +62,7 @@ def serve(
     """
     with page_server(model, prompt, n_tokens_to_generate, **options) as server:
         print(server.url, flush=True)
-        print("explain.py: open this address in a browser; Ctrl-C ends it", file=sys.stderr)
+        notice("open this address in a browser; Ctrl-C ends it")
         server.serve_forever(poll_interval=0.1)
 
 
@@ -144,8 +145,7 @@ class PageServer(ThreadingHTTPServer):
 
     def report(self, error: BaseException) -> None:
         if not self.closing:
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"explain.py: {message}", file=sys.stderr)
+            notice(" ".join(f"{type(error).__name__}: {error}".split()))
 
     def server_close(self) -> None:
         self.closing = True

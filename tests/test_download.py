@@ -719,7 +719,7 @@ def test_windows_locks_a_byte_and_removes_no_open_file(site, tmp_path, monkeypat
         except OSError:
             raise PermissionError(errno.EACCES, "Permission denied") from None
 
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(utils, "fcntl", None)
     windows = SimpleNamespace(locking=locking, LK_NBLCK="LK_NBLCK")
     monkeypatch.setitem(sys.modules, "msvcrt", windows)
     site.faults[DATA] = [slowly]

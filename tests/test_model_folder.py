@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -671,6 +672,16 @@ while True:
         utils.save_model_folder(str(target), *model)
         time.sleep(0.005)  # a reader on a loaded machine needs one undisturbed moment
 """
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="pipe"), utils.replacing(pipe):
+        raise AssertionError("nothing is to be written")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 def test_a_reader_finds_a_whole_model_while_another_replaces_it(tmp_path, tiny, tokens):

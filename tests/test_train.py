@@ -20,6 +20,7 @@ import pytest
 
 import gpt2
 import train
+import utils
 from fast.threads import one_blas_thread
 from training import data, lock
 from training.checkpoint import NEWEST, PREVIOUS, load_checkpoint
@@ -535,8 +536,10 @@ def test_a_lock_on_a_file_where_folders_have_none(tmp_path, monkeypatch):
         except OSError:
             raise PermissionError(errno.EACCES, "Permission denied") from None
 
-    monkeypatch.setattr(lock, "fcntl", None)
-    monkeypatch.setattr(lock, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2), raising=False)
+    monkeypatch.setattr(lock, "ON_WINDOWS", True)
+    monkeypatch.setattr(utils, "fcntl", None)
+    windows = SimpleNamespace(locking=locking, LK_NBLCK=2)
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
     folder = tmp_path / "new"
     with pytest.raises(OSError, match="another training"):
         two_trainings_in(folder)

@@ -6,22 +6,16 @@ locked it is on the folder itself, and no file of it stays behind. On Windows it
 Left out: file systems without locks. There, nothing keeps two trainings apart.
 """
 
-import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils import UNFINISHED
+from utils import UNFINISHED, try_lock
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
-
+ON_WINDOWS = sys.platform == "win32"
 LOCK_FILE = UNFINISHED + "training"  # where a folder cannot be locked itself
-TAKEN = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
 
 
 @contextmanager
@@ -47,27 +41,17 @@ def only_training_in(folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock, if the file system has one. Raises OSError if another process holds it."""
-    if fcntl:
-        path, flags = folder, os.O_RDONLY
-    else:
+    if ON_WINDOWS:
         path, flags = folder / LOCK_FILE, os.O_RDWR | os.O_CREAT
+    else:
+        path, flags = folder, os.O_RDONLY
     descriptor = os.open(path, flags)
     try:
-        _try_to_lock(descriptor, folder)
+        if try_lock(descriptor) is False:
+            raise OSError(f"another training is running in {folder}: name another --out")
         yield
     finally:
         os.close(descriptor)
-        if not fcntl:
+        if ON_WINDOWS:
             with suppress(OSError):  # another process is just opening it
                 path.unlink()
-
-
-def _try_to_lock(descriptor: int, folder: Path) -> None:
-    try:
-        if fcntl:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        if error.errno in TAKEN:
-            raise OSError(f"another training is running in {folder}: name another --out") from None
