@@ -3,7 +3,7 @@
     python -m training.corpus --out ../corpus
 
 installs the packages below, without what they depend on, into folders of their own (--out must not
-be within the project, whose files tools would then read), and writes four files of documents, one
+be within the project, whose files tools would then read), and writes five files of documents, one
 JSON object a line (`{"source": "django/utils/text.py", "text": "def ..."}`):
 
 - `train.jsonl`: the standard library of this Python and the packages of `PACKAGES`;
@@ -12,9 +12,9 @@ JSON object a line (`{"source": "django/utils/text.py", "text": "def ..."}`):
   are short, without a docstring, and have no line twice;
 - `polish.jsonl`, for the very end: those of the functions that have no docstring, and those of the
   short documents that have no comment either;
-- `held_out.jsonl`: the code of one file in fifty of the same packages, so that no neighbour of a
-  held-out function was trained on;
-- `unseen.jsonl`: two packages, `UNSEEN`, of which nothing is in the other two.
+- `held_out.jsonl`: the code of one file in fifty of the packages, so that no neighbour of a
+  held-out function was trained on (not of the standard library, whose functions `train.py` splits);
+- `unseen.jsonl`: two packages, `UNSEEN`, of which nothing is in the other files.
 
 A document is a function; a class, or a part of it below its `class` line; or the beginning of a
 file, with its imports. What is left out: tests, most docstrings, functions that are very long or
@@ -452,11 +452,11 @@ def main(out: str) -> None:
         seen.add(text)
     for package in PACKAGES:
         known[package] = read_package(package, install(package, packages), some_docstrings)
-    train, held_out = [], []
+    train = STANDARD_LIBRARY.times * known.pop(STANDARD_LIBRARY)
+    held_out = []
     for package, documents in known.items():
         held_out += [d for d in documents if one_file_in(HELD_OUT_FILES, d)]
-        for _ in range(package.times):
-            train += [d for d in documents if not one_file_in(HELD_OUT_FILES, d)]
+        train += package.times * [d for d in documents if not one_file_in(HELD_OUT_FILES, d)]
     write_documents(folder / "train.jsonl", train)
     write_documents(folder / "cooldown.jsonl", cooldown_documents(functions, train))
     write_documents(folder / "polish.jsonl", polish_documents(functions, train))
