@@ -1141,10 +1141,11 @@ def _get(url: str, headers: dict[str, str], file: PublishedFile):
     Redirects are followed here, not by requests, for two reasons: the Hub gives a large file's
     size and hash in the response that redirects, and no cookies or passwords are sent anywhere.
     """
-    from urllib.parse import urljoin
+    from urllib.parse import urljoin, urlsplit
 
     import requests
 
+    is_encrypted = urlsplit(url).scheme == "https"
     for _ in range(MAX_REDIRECTS + 1):
         response = requests.get(
             url,
@@ -1162,6 +1163,8 @@ def _get(url: str, headers: dict[str, str], file: PublishedFile):
             url = urljoin(url, response.headers["Location"])
         except ValueError as error:  # no address at all
             raise _Refused(f"{url}: a redirect to nowhere: {error}") from None
+        if is_encrypted and urlsplit(url).scheme != "https":
+            raise _Refused(f"{url}: a redirect from https to an address without encryption")
     raise _Refused(f"{url}: more than {MAX_REDIRECTS} redirects")
 
 

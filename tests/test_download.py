@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import trustme
 from checkpoints import (
     DATA,
     HUGGING_FACE_FILES,
@@ -140,6 +142,24 @@ def test_redirects_in_a_circle_are_refused(site, tmp_path):
         fetch(tmp_path)
     assert "redirect" in message_of(error)
     assert len(site.requests) < 20
+
+
+def test_a_redirect_that_ends_encryption_is_refused(site, tmp_path, monkeypatch):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with serve(site.folder) as encrypted:
+        encrypted.socket = context.wrap_socket(encrypted.socket, server_side=True)
+        monkeypatch.setenv("GPT2_BASE_URL", encrypted.url.replace("http:", "https:"))
+        encrypted.redirects[f"/mini/{DATA}"] = (f"{site.url}/mini/{DATA}", {})
+        with pytest.raises(OSError, match="https"):
+            fetch(tmp_path)
+        assert not site.requests
+        encrypted.redirects.clear()
+        fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
 
 
 def test_no_cookie_or_login_is_sent(site, tmp_path, monkeypatch):
