@@ -21,7 +21,7 @@ from utils import load_encoder_hparams_and_params  # noqa: E402
 
 PROMPT = 'def fibonacci(n):\n    """Return the n-th Fibonacci number."""\n    if n'
 N_GENERATED = 8
-LAYER, HEAD = "2", "1"
+BLOCK, HEAD = "2", "1"
 CHOSEN = 12  # a position
 # file: the colour scheme, the width and height of the window, and the section at its top
 SHOTS = {
@@ -50,7 +50,7 @@ def screenshot(chromium, page_file: Path, scheme: str, viewport: dict, section: 
     context = chromium.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
     page.goto(page_file.as_uri())
-    page.locator("#layer").select_option(LAYER)
+    page.locator("#block").select_option(BLOCK)
     page.locator("#head").select_option(HEAD)
     page.click(f'#tokens [data-position="{CHOSEN}"]')
     page.locator(":focus").evaluate("node => node.blur()")

@@ -9,7 +9,7 @@ const embedded = (id) => JSON.parse(document.getElementById(id).textContent);
 const served = embedded("served"); // null, or {token}: the page can ask for new data
 
 // What the page shows, and what the reader has chosen.
-const state = { data: null, i: 0, layer: 0, head: "mean", part: "attention", lensRow: 0 };
+const state = { data: null, i: 0, block: 0, head: "mean", part: "attention", lensRow: 0 };
 
 const byId = (id) => document.getElementById(id);
 
@@ -49,15 +49,15 @@ const nSeq = () => state.data.ids.length;
 const positionOf = (i) => state.data.first_position + i;
 const range = (n) => Array.from({ length: n }, (_, k) => k);
 
-// How much position `query` attends to `key`, by one head, or the mean of all heads of the layer.
-function attentionWeight(layer, head, query, key) {
+// How much position `query` attends to `key`, by one head, or the mean of all heads of the block.
+function attentionWeight(block, head, query, key) {
   if (key > query) return 0;
   const weights = state.data.attention;
   const place = (query * (query + 1)) / 2 + key; // of the triangle, row by row
-  if (head !== "mean") return weights.at(layer, head, place);
+  if (head !== "mean") return weights.at(block, head, place);
   const nHead = weights.shape[1];
   let sum = 0;
-  for (let h = 0; h < nHead; h++) sum += weights.at(layer, h, place);
+  for (let h = 0; h < nHead; h++) sum += weights.at(block, h, place);
   return sum / nHead;
 }
 
@@ -434,7 +434,7 @@ function partButton(name) {
 
 function blockItem() {
   const { n_layer } = state.data.model;
-  const step = (by) => chooseHead(bounded(state.layer + by, 0, n_layer - 1), state.head);
+  const step = (by) => chooseHead(bounded(state.block + by, 0, n_layer - 1), state.head);
   return element(
     "li",
     { class: "block" },
@@ -468,15 +468,15 @@ function choosePart(name) {
 
 function showPart() {
   const { n_layer } = state.data.model;
-  byId("block-number").textContent = `Block ${state.layer} (0 to ${n_layer - 1})`;
+  byId("block-number").textContent = `Block ${state.block} (0 to ${n_layer - 1})`;
   for (const button of document.querySelectorAll("#way .part")) {
     button.setAttribute("aria-pressed", String(button.dataset.part === state.part));
   }
   const part = PARTS[state.part];
   const inBlock = IN_BLOCK.includes(state.part);
-  const rows = operationsOf(part.kinds, inBlock ? state.layer : null).map(operationLine);
+  const rows = operationsOf(part.kinds, inBlock ? state.block : null).map(operationLine);
   byId("part").replaceChildren(
-    element("h3", {}, inBlock ? `${part.title} of block ${state.layer}` : part.title),
+    element("h3", {}, inBlock ? `${part.title} of block ${state.block}` : part.title),
     element("p", {}, part.text),
     ...partDetails(state.part),
     ...(rows.length ? [element("ul", { class: "operation-lines" }, ...rows)] : []),
@@ -938,11 +938,11 @@ const tokenAxisLabel = (i) => shortened(tokenText(state.data.ids[i]), 9);
 
 function buildAttention() {
   const { n_layer, n_head } = state.data.model;
-  const layers = range(n_layer).map((k) => element("option", { value: k }, String(k)));
+  const blocks = range(n_layer).map((k) => element("option", { value: k }, String(k)));
   const heads = range(n_head).map((k) => element("option", { value: k }, String(k)));
-  byId("layer").replaceChildren(...layers);
+  byId("block").replaceChildren(...blocks);
   byId("head").replaceChildren(element("option", { value: "mean" }, "mean"), ...heads);
-  state.layer = bounded(state.layer, 0, n_layer - 1);
+  state.block = bounded(state.block, 0, n_layer - 1);
   if (state.head !== "mean") state.head = bounded(state.head, 0, n_head - 1);
   heatmaps.attention = new Heatmap(byId("matrix"), {
     label: "Attention matrix: rows look at columns",
@@ -957,7 +957,7 @@ function buildAttention() {
     rowLabel: tokenAxisLabel,
     columnLabel: tokenAxisLabel,
     share: (row, column) =>
-      column > row ? null : attentionWeight(state.layer, state.head, row, column),
+      column > row ? null : attentionWeight(state.block, state.head, row, column),
     describe: describeWeight,
     onchoose: ({ row }) => choose(row),
   });
@@ -969,7 +969,7 @@ function describeWeight(query, key) {
   const from = `Position ${positionOf(query)} ${quoted(ids[query])}`;
   const to = `position ${positionOf(key)} ${quoted(ids[key])}`;
   if (key > query) return `${from} cannot see ${to}, which comes later.`;
-  const weight = attentionWeight(state.layer, state.head, query, key);
+  const weight = attentionWeight(state.block, state.head, query, key);
   return `${from} looks at ${to} with weight ${weight.toFixed(3)}.`;
 }
 
@@ -978,40 +978,40 @@ function buildThumbnails() {
   const { n_layer, n_head } = state.data.model;
   const grid = byId("thumbnails");
   grid.style.setProperty("--n-head", n_head);
-  const rows = range(n_layer).map((layer) => [
-    element("span", { class: "thumbnail-layer" }, String(layer)),
-    ...range(n_head).map((head) => thumbnail(layer, head)),
+  const rows = range(n_layer).map((block) => [
+    element("span", { class: "thumbnail-block" }, String(block)),
+    ...range(n_head).map((head) => thumbnail(block, head)),
   ]);
   grid.replaceChildren(...rows.flat());
   drawThumbnails();
 }
 
-function thumbnail(layer, head) {
+function thumbnail(block, head) {
   return element(
     "button",
     {
       type: "button",
       tabindex: -1,
-      "data-layer": layer,
+      "data-block": block,
       "data-head": head,
-      "aria-label": `Block ${layer}, head ${head}`,
-      title: `Block ${layer}, head ${head}`,
-      onclick: () => chooseHead(layer, head),
+      "aria-label": `Block ${block}, head ${head}`,
+      title: `Block ${block}, head ${head}`,
+      onclick: () => chooseHead(block, head),
     },
     element("canvas", { width: nSeq(), height: nSeq() }),
   );
 }
 
 // For the mean of all heads: the first one.
-function thumbnailButton(layer, head) {
+function thumbnailButton(block, head) {
   const number = head === "mean" ? 0 : head;
-  return byId("thumbnails").querySelector(`[data-layer="${layer}"][data-head="${number}"]`);
+  return byId("thumbnails").querySelector(`[data-block="${block}"][data-head="${number}"]`);
 }
 
 function drawThumbnails() {
   const { numbers, scale } = state.data.attention;
   const n = nSeq();
-  let place = 0; // the triangles of all heads of all layers follow each other
+  let place = 0; // the triangles of all heads of all blocks follow each other
   for (const canvas of document.querySelectorAll("#thumbnails canvas")) {
     const context = canvas.getContext("2d");
     const image = context.createImageData(n, n);
@@ -1033,8 +1033,8 @@ function drawLegend() {
   }
 }
 
-function chooseHead(layer, head) {
-  state.layer = layer;
+function chooseHead(block, head) {
+  state.block = block;
   state.head = head;
   showPart();
   heatmaps.attention.paint();
@@ -1043,15 +1043,15 @@ function chooseHead(layer, head) {
 }
 
 function showAttention() {
-  const { layer, head, i } = state;
-  byId("layer").value = layer;
+  const { block, head, i } = state;
+  byId("block").value = block;
   byId("head").value = head;
   for (const button of document.querySelectorAll("#thumbnails button")) {
     const isChosen =
-      Number(button.dataset.layer) === layer &&
+      Number(button.dataset.block) === block &&
       (head === "mean" || Number(button.dataset.head) === head);
     button.setAttribute("aria-pressed", String(isChosen));
-    button.tabIndex = button === thumbnailButton(layer, head) ? 0 : -1;
+    button.tabIndex = button === thumbnailButton(block, head) ? 0 : -1;
   }
   const title = () => [
     `What position ${positionOf(i)}, `,
@@ -1065,8 +1065,8 @@ function showAttention() {
 }
 
 function showAttentionRow() {
-  const { data, i, layer, head } = state;
-  const weights = range(i + 1).map((key) => attentionWeight(layer, head, i, key));
+  const { data, i, block, head } = state;
+  const weights = range(i + 1).map((key) => attentionWeight(block, head, i, key));
   const rows = weights.map((weight, key) =>
     attentionRow(String(positionOf(key)), tokenElement(data.ids[key]), weight, {
       "data-at": positionOf(key),
@@ -1097,7 +1097,7 @@ const LINES_WIDTH = 120;
 
 // The tokens twice, side by side: from the chosen one on the left to those it looks at.
 function showLines() {
-  const { data, i, layer, head } = state;
+  const { data, i, block, head } = state;
   const column = (name) =>
     element(
       "ol",
@@ -1113,7 +1113,7 @@ function showLines() {
   const y = (k) => (k + 0.5) * LINE_HEIGHT;
   const half = LINES_WIDTH / 2;
   const lines = range(i + 1).map((key) => {
-    const weight = attentionWeight(layer, head, i, key);
+    const weight = attentionWeight(block, head, i, key);
     return svg("path", {
       d: `M0 ${y(i)} C${half} ${y(i)} ${half} ${y(key)} ${LINES_WIDTH} ${y(key)}`,
       class: "line",
@@ -1205,7 +1205,7 @@ function showLensCell() {
   cell.tabIndex = 0;
   cell.setAttribute("aria-selected", "true");
   const label = lensRowLabel(data.lens.names[lensRow]);
-  const layer = lensRow === 0 ? "the embeddings" : label.replace(" ", " of block ");
+  const where = lensRow === 0 ? "the embeddings" : label.replace(" ", " of block ");
   const bars = range(data.lens.ids.shape[2]).map((k) => {
     const p = data.lens.probabilities.at(lensRow, i, k);
     return bar(tokenElement(data.lens.ids.at(lensRow, i, k)), p, percent(p), {
@@ -1213,7 +1213,7 @@ function showLensCell() {
     });
   });
   byId("lens-cell").replaceChildren(
-    element("h3", {}, `After ${layer}, at position ${positionOf(i)} `, tokenElement(data.ids[i])),
+    element("h3", {}, `After ${where}, at position ${positionOf(i)} `, tokenElement(data.ids[i])),
     element("ol", { class: "bars" }, ...bars),
   );
 }
@@ -1236,7 +1236,7 @@ function buildResidual() {
       largest: 24,
       rowLabelWidth: 28,
       columnLabelHeight: 0,
-      rowLabel: (row) => layerLabel(row + firstLabel),
+      rowLabel: (row) => blockLabel(row + firstLabel),
       columnLabel: tokenAxisLabel,
       // Lengths differ by factors, so their logarithms are shown; squared, since `colourOf` takes
       // the root.
@@ -1294,12 +1294,12 @@ function streamRows() {
     );
   return [
     row("embeddings", null, null, residual.sizes.at(0, i)),
-    ...range(model.n_layer).map((layer) =>
+    ...range(model.n_layer).map((block) =>
       row(
-        String(layer),
-        residual.attention.at(layer, i),
-        residual.feed_forward.at(layer, i),
-        residual.sizes.at(layer + 1, i),
+        String(block),
+        residual.attention.at(block, i),
+        residual.feed_forward.at(block, i),
+        residual.sizes.at(block + 1, i),
       ),
     ),
   ];
@@ -1336,23 +1336,23 @@ function streamChart() {
   );
 }
 
-// Where layers and sizes lie in the chart, in pixels. Layer -1 stands for the embeddings.
+// Where blocks and sizes lie in the chart, in pixels. Block -1 stands for the embeddings.
 function streamScale(width) {
   const { residual, model } = state.data;
   const { i } = state;
   const { height, left, right, top, bottom } = CHART;
-  const layers = range(model.n_layer);
+  const blocks = range(model.n_layer);
   const largest = Math.max(
     residual.sizes.at(0, i),
-    ...layers.map((layer) => residual.sizes.at(layer + 1, i)),
-    ...layers.map((layer) => residual.attention.at(layer, i)),
-    ...layers.map((layer) => residual.feed_forward.at(layer, i)),
+    ...blocks.map((block) => residual.sizes.at(block + 1, i)),
+    ...blocks.map((block) => residual.attention.at(block, i)),
+    ...blocks.map((block) => residual.feed_forward.at(block, i)),
   );
   const step = (width - left - right) / (model.n_layer + 1);
   return {
     largest,
     step,
-    x: (layer) => left + (layer + 1.5) * step,
+    x: (block) => left + (block + 1.5) * step,
     y: (size) => height - bottom - ((height - bottom - top) * size) / (largest || 1),
   };
 }
@@ -1366,9 +1366,9 @@ function streamAxes({ x, y, step, largest }, width) {
   const every = Math.ceil(26 / step); // so that the names do not touch
   const names = range(state.data.model.n_layer + 1)
     .map((k) => k - 1)
-    .filter((layer) => layer < 0 || (layer % every === 0 && (layer > 0 || every === 1)))
-    .map((layer) =>
-      svg("text", { x: x(layer), y: height - 8, "text-anchor": "middle" }, layerLabel(layer)),
+    .filter((block) => block < 0 || (block % every === 0 && (block > 0 || every === 1)))
+    .map((block) =>
+      svg("text", { x: x(block), y: height - 8, "text-anchor": "middle" }, blockLabel(block)),
     );
   return [...ticks, ...names];
 }
@@ -1379,9 +1379,9 @@ function streamColumns({ x, y, step }) {
   const width = Math.min(18, 0.36 * step);
   const column = (left, size, name) =>
     svg("rect", { x: left, y: y(size), width, height: y(0) - y(size), class: name });
-  return range(model.n_layer).flatMap((layer) => [
-    column(x(layer) - width - 0.5, residual.attention.at(layer, i), "attention"),
-    column(x(layer) + 0.5, residual.feed_forward.at(layer, i), "feed-forward"),
+  return range(model.n_layer).flatMap((block) => [
+    column(x(block) - width - 0.5, residual.attention.at(block, i), "attention"),
+    column(x(block) + 0.5, residual.feed_forward.at(block, i), "feed-forward"),
   ]);
 }
 
@@ -1394,7 +1394,7 @@ function streamLine({ x, y }) {
   ];
 }
 
-const layerLabel = (layer) => (layer < 0 ? "emb" : String(layer));
+const blockLabel = (block) => (block < 0 ? "emb" : String(block));
 const shortTick = (x) => (x >= 100 ? x.toFixed(0) : x.toPrecision(2).replace(/^0\.0$/, "0"));
 
 // ---------------------------------------------------------------- operations
@@ -1447,9 +1447,9 @@ function buildOperations() {
       "Embeddings",
       operationsOf(["wte", "wpe", "embeddings"], null).concat(operationsOf(["embeddings"], 0)),
     ],
-    ...range(model.n_layer).map((layer) => [
-      `Block ${layer}`,
-      range(operations.names.length).filter((k) => operations.blocks[k] === layer),
+    ...range(model.n_layer).map((block) => [
+      `Block ${block}`,
+      range(operations.names.length).filter((k) => operations.blocks[k] === block),
     ]),
     ["Result", operationsOf(["ln_f", "logits"], null)],
   ];
@@ -1666,18 +1666,18 @@ function followReader() {
     tokenButton(bounded(state.i + step, 0, nSeq() - 1)).focus();
   });
   for (const id of Object.keys(SLIDERS)) byId(id).addEventListener("input", showSampling);
-  byId("layer").addEventListener("change", (event) =>
+  byId("block").addEventListener("change", (event) =>
     chooseHead(Number(event.target.value), state.head),
   );
   byId("head").addEventListener("change", (event) => {
     const { value } = event.target;
-    chooseHead(state.layer, value === "mean" ? value : Number(value));
+    chooseHead(state.block, value === "mean" ? value : Number(value));
   });
   moveWithArrows(byId("thumbnails"), GRID_STEPS, ([down, right]) => {
     const { n_layer, n_head } = state.data.model;
     const head = state.head === "mean" ? 0 : state.head;
-    chooseHead(bounded(state.layer + down, 0, n_layer - 1), bounded(head + right, 0, n_head - 1));
-    thumbnailButton(state.layer, state.head).focus();
+    chooseHead(bounded(state.block + down, 0, n_layer - 1), bounded(head + right, 0, n_head - 1));
+    thumbnailButton(state.block, state.head).focus();
   });
   followLens();
   byId("prompt-form").addEventListener("submit", (event) => {

@@ -179,13 +179,13 @@ def test_a_file_opens_without_an_error_and_asks_for_nothing(open_page, page_file
     assert [url for url in page.requests if not url.startswith("data:")] == [page_file.as_uri()]
 
 
-@pytest.mark.parametrize(("layer", "head"), [(0, 0), (7, 3), (5, 2)])
-def test_the_weights_of_a_chosen_head_are_shown(open_page, page_file, text, layer, head):
+@pytest.mark.parametrize(("block", "head"), [(0, 0), (7, 3), (5, 2)])
+def test_the_weights_of_a_chosen_head_are_shown(open_page, page_file, text, block, head):
     _, ids, values = text
     page = open_page(page_file.as_uri())
-    page.locator("#layer").select_option(str(layer))
+    page.locator("#block").select_option(str(block))
     page.locator("#head").select_option(str(head))
-    weights = values[f"h.{layer}.attn.weights"].array[head]
+    weights = values[f"h.{block}.attn.weights"].array[head]
     for position in (len(ids) - 1, 4):
         choose(page, position)
         shown = numbers(page, "#attention-row [data-weight]", "weight")
@@ -195,7 +195,7 @@ def test_the_weights_of_a_chosen_head_are_shown(open_page, page_file, text, laye
 
 def test_the_mean_of_all_heads_is_shown(open_page, page_file, text):
     page = open_page(page_file.as_uri())
-    page.locator("#layer").select_option("2")
+    page.locator("#block").select_option("2")
     page.locator("#head").select_option("mean")
     choose(page, len(text.ids) - 1)
     shown = numbers(page, "#attention-row [data-weight]", "weight")
@@ -205,9 +205,9 @@ def test_the_mean_of_all_heads_is_shown(open_page, page_file, text):
 
 def test_a_thumbnail_chooses_its_head(open_page, page_file, text):
     page = open_page(page_file.as_uri())
-    page.locator('#thumbnails [data-layer="4"][data-head="1"]').click()
+    page.locator('#thumbnails [data-block="4"][data-head="1"]').click()
     choose(page, len(text.ids) - 1)
-    assert (page.input_value("#layer"), page.input_value("#head")) == ("4", "1")
+    assert (page.input_value("#block"), page.input_value("#head")) == ("4", "1")
     shown = numbers(page, "#attention-row [data-weight]", "weight")
     expected = text.values["h.4.attn.weights"].array[1, -1]
     np.testing.assert_allclose(shown, expected, atol=WEIGHT_TOLERANCE)
@@ -218,9 +218,9 @@ def test_a_thumbnail_is_chosen_by_keyboard(open_page, page_file):
     [reached_by_tab] = page.locator("#thumbnails button:not([tabindex='-1'])").all()
     reached_by_tab.focus()
     press(page, "ArrowDown", "ArrowDown", "ArrowRight", "ArrowLeft", "ArrowRight", "ArrowUp")
-    assert (page.input_value("#layer"), page.input_value("#head")) == ("1", "1")
+    assert (page.input_value("#block"), page.input_value("#head")) == ("1", "1")
     focused = page.locator("#thumbnails button:focus")
-    assert focused.get_attribute("data-layer") == focused.get_attribute("data-head") == "1"
+    assert focused.get_attribute("data-block") == focused.get_attribute("data-head") == "1"
     assert focused.get_attribute("tabindex") == "0"
 
 
