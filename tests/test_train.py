@@ -551,8 +551,8 @@ def test_a_lock_on_a_file_where_folders_have_none(tmp_path, monkeypatch):
 
 def test_what_a_killed_training_left_unfinished_is_removed(trained, many_functions, tmp_path):
     out = tmp_path / "out"
-    arguments = [f"--data={many_functions}", f"--out={out}", *SIZES, "--steps=1", "--eval_every=1"]
-    for more in ([], ["--resume"]):
+    arguments = [f"--data={many_functions}", f"--out={out}", *SIZES, "--eval_every=1"]
+    for more in (["--steps=1"], ["--steps=2", "--resume"]):
         (out / "unfinished-abc").mkdir(parents=True)
         (out / "unfinished-abc" / "config.json").touch()
         (out / f"unfinished-{NEWEST}").write_bytes(b"half")
