@@ -57,6 +57,7 @@ except ImportError:  # Windows
 
 from encoder import (
     HUGGING_FACE_LAYOUT,
+    MAX_TEXT_FILE,
     OPENAI_LAYOUT,
     Encoder,
     get_encoder,
@@ -1191,7 +1192,7 @@ def _with_size_and_hash(file: PublishedFile, headers) -> PublishedFile:
     if file.sha256 is None and re.fullmatch("[0-9a-f]{64}", sha256):
         file = file._replace(sha256=sha256)
     size = headers.get("X-Linked-Size", "")
-    if file.size is None and size.isdecimal():
+    if file.size is None and re.fullmatch(r"\d{1,18}", size):
         file = file._replace(size=int(size))
     return file
 
@@ -1264,6 +1265,8 @@ def _start_and_size(response, url: str, part: _Part, file: PublishedFile) -> tup
         start, size = _continued_range(response, part, file)
     if size is None:
         raise OSError(f"{url}: the server does not say how long the file is")
+    if size > MAX_TEXT_FILE and not _is_weights(file.name):
+        raise OSError(f"{url}: {size} bytes, which is too many for such a file")
     if file.size not in (None, size):
         raise OSError(f"{url}: {size} bytes, not the {file.size} of the published file")
     return start, size
