@@ -61,6 +61,13 @@ def test_the_command(folders):
     assert (folder / "out" / "model.safetensors").exists()
 
 
+def test_the_model_of_the_present_folder(folders, monkeypatch):
+    folder, _ = folders
+    monkeypatch.chdir(folder / "first")
+    average.main(".", "../second", "../out")
+    assert (folder / "out" / "model.safetensors").exists()
+
+
 def test_what_is_not_given_is_named_in_one_line():
     done = run_average("--first", "models/python")
     assert done.returncode == 1

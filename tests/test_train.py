@@ -309,6 +309,12 @@ def test_fine_tuning_is_not_resumed_on_another_model(trained, tmp_path):
         train.Training(options_of(trained[0], **options, resume=True))
 
 
+def test_fine_tuning_the_model_of_the_present_folder(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    options = options_of(trained[0], init_from=".", out=str(tmp_path / "out"))
+    assert train.Training(options).hparams["n_ctx"] == N_CTX
+
+
 def test_a_damaged_checkpoint_never_becomes_the_one_before(trained, tmp_path):
     """Or a death in the next save would leave two damaged ones."""
     out = tmp_path / "out"

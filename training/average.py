@@ -47,10 +47,8 @@ def main(
     if not (first and second and out):
         raise ValueError("--first, --second and --out are needed: see --help")
     check("part", part, float, 0, 1)
-    models = [
-        load_encoder_hparams_and_params(Path(folder).name, str(Path(folder).parent))
-        for folder in (first, second)
-    ]
+    paths = [Path(folder).resolve() for folder in (first, second)]  # "." has no name
+    models = [load_encoder_hparams_and_params(path.name, str(path.parent)) for path in paths]
     one, other = [(hparams, e.encoder, e.bpe_ranks) for e, hparams, _ in models]
     if one != other:
         raise ValueError(f"{first} and {second} have other sizes or another vocabulary")
