@@ -254,7 +254,8 @@ class Training:
 
     def load_model(self) -> None:
         """The model of --init_from with its tokenizer; float32 arrays that may be written to."""
-        n_ctx, folder = self.options.n_ctx, Path(self.options.init_from)
+        n_ctx = self.options.n_ctx
+        folder = Path(self.options.init_from).resolve()  # "." has no name
         encoder, hparams, params = load_encoder_hparams_and_params(folder.name, str(folder.parent))
         if encoder.eot is None:
             raise ValueError(f"--init_from {folder}: its vocabulary has no {ENDOFTEXT}")
@@ -690,8 +691,6 @@ def main(
     """
     if preset not in PRESETS:
         raise ValueError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    if init_from == "":
-        raise ValueError("--init_from: give a model folder, or leave it out to begin from scratch")
     if init_from and any((tokenizer, n_layer, n_head, n_embd)):
         raise ValueError("--init_from brings its own sizes and vocabulary: leave those options out")
 

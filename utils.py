@@ -57,6 +57,7 @@ except ImportError:  # Windows
 
 from encoder import (
     HUGGING_FACE_LAYOUT,
+    MAX_TEXT_FILE,
     OPENAI_LAYOUT,
     Encoder,
     get_encoder,
@@ -745,8 +746,6 @@ def _is_conversion(model_dir: str) -> bool:
 
 UNFINISHED = "unfinished-"  # how a name begins while the file or folder is being written
 DAY = 86400  # seconds
-
-
 LOCKED = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what locking fails with if another has it
 
 
@@ -768,17 +767,30 @@ def try_lock(descriptor: int) -> bool | None:
     return True
 
 
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _no_links(path: str | Path, flags: int) -> int:
+    """An opener for `open`, which fails if the file is a symbolic link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _open_locked(path: Path) -> int | None:
     """A file descriptor with the lock of an unfinished file or folder, None if there are no locks.
 
-    Raises BlockingIOError if another process has the lock, another OSError if the file cannot be
-    opened.
+    Raises BlockingIOError if another process has the lock, or has just removed what was at `path`;
+    another OSError if the file cannot be opened.
     """
     if fcntl is None:  # Windows opens no folders, and removes no open files
         return None
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = _no_links(path, os.O_RDONLY | os.O_NONBLOCK)
     is_ours = try_lock(descriptor)
-    if is_ours:
+    if is_ours and _is_at(path, descriptor):
         return descriptor
     os.close(descriptor)
     if is_ours is None:
@@ -796,12 +808,12 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _clear_unfinished(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder.
+def _clear_unfinished(paths: Iterable[Path]) -> None:
+    """Remove those of our unfinished files and folders that no living process is writing.
 
-    Where there are no locks, what is a day old is taken for that.
+    Where there are no locks, those that are a day old are taken for that.
     """
-    for path in folder.glob(f"{UNFINISHED}*"):
+    for path in paths:
         with contextlib.suppress(OSError):  # a living process writes it; or it is gone, or a link
             descriptor = _open_locked(path)
             if descriptor is not None or time.time() - path.lstat().st_mtime > DAY:
@@ -811,20 +823,19 @@ def _clear_unfinished(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _unfinished(folder: Path, make: Callable[[], Path]) -> Iterator[Path]:
-    """A new temporary file or folder in `folder`, which `make` makes; locked, and removed after.
+def _unfinished(left_over: Iterable[Path], make: Callable[[], Path]) -> Iterator[Path]:
+    """A new temporary file or folder, which `make` makes; locked, and removed in the end.
 
-    First, those of killed processes are removed. Raises BlockingIOError if another process has it.
+    First, those of killed processes are removed, which may be `left_over`. Raises BlockingIOError
+    if another process has it.
     """
-    _clear_unfinished(folder)
+    _clear_unfinished(left_over)
     attempts = 20
     while True:
         path = make()
         try:
             descriptor = _open_locked(path)
-            if descriptor is None or os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                break
-            os.close(descriptor)
+            break
         except (BlockingIOError, FileNotFoundError):
             # Another process may have taken it for unfinished, before it was locked.
             attempts -= 1
@@ -834,7 +845,8 @@ def _unfinished(folder: Path, make: Callable[[], Path]) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _remove(path)
+        if descriptor is None or _is_at(path, descriptor):  # else another process's, by now
+            _remove(path)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -848,14 +860,13 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(UNFINISHED + path.name)
 
     def make():
-        # Never through a link: its target would be emptied.
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666))
+        os.close(_no_links(temporary, os.O_WRONLY | os.O_CREAT))  # or a link's target were emptied
         return temporary
 
     try:
         if path.exists() and not path.is_file():  # os.replace would put a file in place of a device
             raise OSError("expected a file there, or nothing")
-        with _unfinished(path.parent, make):
+        with _unfinished([temporary], make):
             yield temporary
             os.replace(temporary, path)
     except BlockingIOError:
@@ -917,13 +928,25 @@ def save_model_folder(
 
     os.makedirs(model_dir, exist_ok=True)
     folder = Path(model_dir)
-    with _unfinished(folder, lambda: Path(mkdtemp(prefix=UNFINISHED, dir=model_dir))) as temporary:
+
+    def make():
+        return Path(mkdtemp(prefix=UNFINISHED, dir=model_dir))
+
+    with _unfinished(_unfinished_models(folder), make) as temporary:
         (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         (temporary / "vocab.json").write_text(json.dumps(encoder.encoder), encoding="utf-8")
         (temporary / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
         _write_safetensors(temporary / "model.safetensors", tensors)
         _put_in_place(temporary, folder)
     _mark_checked(folder / "model.safetensors", _version(folder / "model.safetensors"))
+
+
+def _unfinished_models(folder: Path) -> Iterator[Path]:
+    """What `save_model_folder` may have left in a folder. Whatever else has such a name stays."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # it is no folder, or gone
+            if set(os.listdir(path)) <= set(HUGGING_FACE_FILES):
+                yield path
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
@@ -1058,11 +1081,6 @@ def _is_plain_file(path: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
 
 
-def _no_links(path: str, flags: int) -> int:
-    """An opener for `open`, which fails if the file is a symbolic link."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
 class _Part:
     """A partly downloaded file. It stays on disk, for the next run to continue.
 
@@ -1174,7 +1192,7 @@ def _with_size_and_hash(file: PublishedFile, headers) -> PublishedFile:
     if file.sha256 is None and re.fullmatch("[0-9a-f]{64}", sha256):
         file = file._replace(sha256=sha256)
     size = headers.get("X-Linked-Size", "")
-    if file.size is None and size.isdecimal():
+    if file.size is None and re.fullmatch(r"\d{1,18}", size):
         file = file._replace(size=int(size))
     return file
 
@@ -1247,6 +1265,8 @@ def _start_and_size(response, url: str, part: _Part, file: PublishedFile) -> tup
         start, size = _continued_range(response, part, file)
     if size is None:
         raise OSError(f"{url}: the server does not say how long the file is")
+    if size > MAX_TEXT_FILE and not _is_weights(file.name):
+        raise OSError(f"{url}: {size} bytes, which is too many for such a file")
     if file.size not in (None, size):
         raise OSError(f"{url}: {size} bytes, not the {file.size} of the published file")
     return start, size
@@ -1766,14 +1786,6 @@ def _is_being_fetched(model_dir: str) -> bool:
     return os.path.lexists(os.path.join(model_dir, UNCHECKED))
 
 
-def _is_at(path: Path, file) -> bool:
-    """Whether an open file is still the one at `path`."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except OSError:
-        return False
-
-
 def _wait_for_lock(path: Path):
     """The lock file, open and locked, once no other process has it; None if it cannot be made."""
     has_waited = False
@@ -1784,7 +1796,7 @@ def _wait_for_lock(path: Path):
         except OSError:
             return None  # a folder that cannot be written is reported when a file is written
         is_ours = try_lock(file.fileno()) is not False
-        if is_ours and _is_at(path, file):
+        if is_ours and _is_at(path, file.fileno()):
             return file
         file.close()
         if not is_ours:  # else the process before us has just finished

@@ -118,12 +118,22 @@ class PageServer(ThreadingHTTPServer):
         self.deadlines[request] = time.monotonic() + SECONDS_TO_READ
         return True
 
+    def process_request(self, request: socket, client_address: tuple) -> None:
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread could be started
+            self.make_room(request)
+            raise
+
     def process_request_thread(self, request: socket, client_address: tuple) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.deadlines.pop(request, None)
-            self.free_connections.release()
+            self.make_room(request)
+
+    def make_room(self, request: socket) -> None:
+        self.deadlines.pop(request, None)
+        self.free_connections.release()
 
     def service_actions(self) -> None:
         """Called several times a second: hang up on clients that send too slowly.

@@ -1,5 +1,9 @@
 """training/average.py: the average of two models."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from random_models import TINY, random_params
@@ -40,3 +44,40 @@ def test_models_of_other_sizes_have_no_average(folders):
     with pytest.raises(ValueError, match="sizes"):
         average.main(str(folder / "first"), str(folder / "shorter"), str(folder / "out"))
     assert not (folder / "out").exists()
+
+
+def run_average(*arguments):
+    command = [sys.executable, "-m", "training.average", *arguments]
+    root = Path(__file__).parent.parent
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+def test_the_command(folders):
+    folder, _ = folders
+    done = run_average(
+        f"--first={folder}/first", f"--second={folder}/second", f"--out={folder}/out"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "out" / "model.safetensors").exists()
+
+
+def test_the_model_of_the_present_folder(folders, monkeypatch):
+    folder, _ = folders
+    monkeypatch.chdir(folder / "first")
+    average.main(".", "../second", "../out")
+    assert (folder / "out" / "model.safetensors").exists()
+
+
+def test_what_is_not_given_is_named_in_one_line():
+    done = run_average("--first", "models/python")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "--second" in done.stderr
+
+
+def test_other_merges_make_other_ids(folders):
+    folder, params = folders
+    vocabulary = {t: i for i, t in enumerate([*SYMBOLS[:57], "AB", "BC", "ABC", "<|endoftext|>"])}
+    for name, merges in (("one", ["A B", "B C", "AB C"]), ("other", ["B C", "A B", "A BC"])):
+        save_model_folder(folder / name, Encoder(vocabulary, merges), TINY, params[0])
+    with pytest.raises(ValueError, match="vocabulary"):
+        average.main(str(folder / "one"), str(folder / "other"), str(folder / "out"))

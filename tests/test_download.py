@@ -33,6 +33,7 @@ from http_server import drip, drip_headers, longer_than_announced, serve
 from openai_folder import openai_files
 from random_models import TINY, random_params
 
+import encoder
 import utils
 from utils import HubRepository, PublishedFile
 
@@ -260,6 +261,16 @@ def test_a_wrong_answer_is_one_line_and_leaves_nothing(site, tmp_path, fault, sa
     fetch(tmp_path)
     assert contents(tmp_path / "got") == whole(site)
     assert len(site.requests) == len(OPENAI_FILES) + 1
+
+
+def test_a_text_that_is_too_large_to_be_read_is_not_fetched(site, tmp_path, monkeypatch):
+    for module in (encoder, utils):
+        monkeypatch.setattr(module, "MAX_TEXT_FILE", 100_000, raising=False)
+    site.faults["vocab.bpe"] = [b"a" * 100_001]
+    with pytest.raises(OSError, match=r"vocab\.bpe"):
+        fetch(tmp_path)
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
 
 
 def test_an_error_page_in_place_of_json_gets_no_final_name(site, tmp_path):
@@ -928,6 +939,11 @@ def test_the_hash_that_the_hub_tells_is_checked(hub, tmp_path):
     path.write_bytes(right)
     load("owner/tiny", tmp_path / "models")
     assert contents(folder) == hub.files
+
+
+def test_a_size_that_is_no_number_is_passed_over():
+    file, headers = PublishedFile("config.json"), {"X-Linked-Size": "1" * 5000}
+    assert utils._with_size_and_hash(file, headers) == file
 
 
 def test_the_size_that_the_hub_tells_is_checked(hub, tmp_path):

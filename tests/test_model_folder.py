@@ -793,12 +793,74 @@ def test_the_next_save_clears_what_a_killed_one_left(tmp_path, tiny, tokens, sav
     for _ in range(3):
         save_and_kill()
     assert unfinished(folder)
-    with utils.replacing(folder / "other.txt") as temporary:
-        assert unfinished(folder) == [temporary.name]
-        temporary.write_text("whole", encoding="utf-8")
-    save_and_kill()
-    utils.save_model_folder(folder, tokens, TINY, tiny)
+    if what == "folder":
+        utils.save_model_folder(folder, tokens, TINY, tiny)
+    else:
+        with utils.replacing(folder / "log.csv") as temporary:
+            temporary.write_text("whole", encoding="utf-8")
     assert unfinished(folder) == []
+
+
+def test_what_the_user_calls_unfinished_stays(tmp_path, tiny, tokens):
+    (tmp_path / "unfinished-novel").mkdir()
+    (tmp_path / "unfinished-novel" / "chapter 1.txt").touch()
+    (tmp_path / "unfinished-draft.txt").touch()
+    before = unfinished(tmp_path)
+    with utils.replacing(tmp_path / "explain.html") as temporary:
+        temporary.write_text("a page", encoding="utf-8")
+    utils.save_model_folder(tmp_path, tokens, TINY, tiny)
+    assert unfinished(tmp_path) == before
+    assert (tmp_path / "unfinished-novel" / "chapter 1.txt").exists()
+
+
+def test_what_another_process_has_begun_meanwhile_is_not_cleared(tmp_path, monkeypatch):
+    """It removes what is left over, and begins anew, while we open the same."""
+    pytest.importorskip("fcntl", reason="no locks of this kind")
+    path = tmp_path / "unfinished-log.csv"
+    path.touch()
+    real_try_lock = utils.try_lock
+
+    def try_lock(descriptor):
+        path.rename(tmp_path / "left over")  # its inode is not given to the next file
+        path.write_text("another's", encoding="utf-8")
+        return real_try_lock(descriptor)
+
+    monkeypatch.setattr(utils, "try_lock", try_lock)
+    utils._clear_unfinished([path])
+    assert path.read_text(encoding="utf-8") == "another's"
+
+
+def test_what_another_process_begins_at_the_end_stays(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl", reason="no locks of this kind")
+    real_replace = os.replace
+
+    def replace(source, target):
+        real_replace(source, target)
+        source.write_text("another's", encoding="utf-8")
+
+    monkeypatch.setattr(os, "replace", replace)
+    with utils.replacing(tmp_path / "log.csv") as temporary:
+        temporary.write_text("ours", encoding="utf-8")
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == "ours"
+    assert temporary.read_text(encoding="utf-8") == "another's"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+def test_a_temporary_file_that_is_removed_by_another_process_is_not_left_open(
+    tmp_path, monkeypatch
+):
+    real_try_lock = utils.try_lock
+
+    def try_lock(descriptor):
+        monkeypatch.setattr(utils, "try_lock", real_try_lock)
+        (tmp_path / "unfinished-log.csv").unlink()
+        return real_try_lock(descriptor)
+
+    n_open = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(utils, "try_lock", try_lock)
+    with utils.replacing(tmp_path / "log.csv") as temporary:
+        temporary.write_text("ours", encoding="utf-8")
+    assert len(os.listdir("/proc/self/fd")) == n_open
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])

@@ -553,3 +553,16 @@ def test_ctrl_c_ends_the_program_at_once(prompt):
             program.kill()
     assert (program.returncode, out) == (130, "")
     assert "Ctrl-C" in err and "Traceback" not in err
+
+
+def test_connections_for_which_there_was_no_thread_take_no_room(server, monkeypatch, capsys):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        for _ in range(MAX_CONNECTIONS):
+            with pytest.raises(OSError):
+                get(server)
+    assert get(server)[0] == 200
+    assert "can't start new thread" in capsys.readouterr().err

@@ -309,6 +309,12 @@ def test_fine_tuning_is_not_resumed_on_another_model(trained, tmp_path):
         train.Training(options_of(trained[0], **options, resume=True))
 
 
+def test_fine_tuning_the_model_of_the_present_folder(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(trained[0])
+    options = options_of(trained[0], init_from=".", out=str(tmp_path / "out"))
+    assert train.Training(options).hparams["n_ctx"] == N_CTX
+
+
 def test_a_damaged_checkpoint_never_becomes_the_one_before(trained, tmp_path):
     """Or a death in the next save would leave two damaged ones."""
     out = tmp_path / "out"
@@ -551,8 +557,8 @@ def test_a_lock_on_a_file_where_folders_have_none(tmp_path, monkeypatch):
 
 def test_what_a_killed_training_left_unfinished_is_removed(trained, many_functions, tmp_path):
     out = tmp_path / "out"
-    arguments = [f"--data={many_functions}", f"--out={out}", *SIZES, "--steps=1", "--eval_every=1"]
-    for more in ([], ["--resume"]):
+    arguments = [f"--data={many_functions}", f"--out={out}", *SIZES, "--eval_every=1"]
+    for more in (["--steps=1"], ["--steps=2", "--resume"]):
         (out / "unfinished-abc").mkdir(parents=True)
         (out / "unfinished-abc" / "config.json").touch()
         (out / f"unfinished-{NEWEST}").write_bytes(b"half")

@@ -108,6 +108,12 @@ def test_texts_without_repeats_have_no_loss():
     assert loss == 0 and not any(np.any(grad) for grad in named(grads).values())
 
 
+def test_texts_that_end_at_once_have_no_loss():
+    params = random_params(TINY, seed=0)
+    loss, _ = unlikelihood_loss_and_grads(params, TINY["n_head"], [[3], [4]], [[0], [0]])
+    assert loss == 0
+
+
 # ---------------------------------------------------------------- training
 
 

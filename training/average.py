@@ -27,23 +27,32 @@ def average(first: dict, second: dict, part: float) -> dict:
     return map_params(mean, first)
 
 
-def main(first: str, second: str, out: str, part: float = 0.5, half: bool = False) -> None:
+def main(
+    first: str | None = None,
+    second: str | None = None,
+    out: str | None = None,
+    part: float = 0.5,
+    half: bool = False,
+) -> None:
     """Write the average of the models in two folders to a third one.
 
-      python -m training.average ../polished ../cooled --out models/mine --part 0.65
+      python -m training.average --first ../polished --second ../cooled --out models/mine
 
+    --first FOLDER, --second FOLDER
+                    the two models
     --out FOLDER    where the average is written
     --part X        the first model's part of it, from 0 to 1 (0.5)
     --half          store the weights as float16
     """
+    if not (first and second and out):
+        raise ValueError("--first, --second and --out are needed: see --help")
     check("part", part, float, 0, 1)
-    models = [
-        load_encoder_hparams_and_params(Path(folder).name, str(Path(folder).parent))
-        for folder in (first, second)
-    ]
-    (encoder, hparams, params), (other_encoder, other_hparams, other_params) = models
-    if hparams != other_hparams or encoder.encoder != other_encoder.encoder:
+    paths = [Path(folder).resolve() for folder in (first, second)]  # "." has no name
+    models = [load_encoder_hparams_and_params(path.name, str(path.parent)) for path in paths]
+    one, other = [(hparams, e.encoder, e.bpe_ranks) for e, hparams, _ in models]
+    if one != other:
         raise ValueError(f"{first} and {second} have other sizes or another vocabulary")
+    (encoder, hparams, params), (_, _, other_params) = models
     dtype = np.float16 if half else np.float32
     save_model_folder(out, encoder, hparams, average(params, other_params, part), dtype=dtype)
 

@@ -86,7 +86,7 @@ def unlikelihood_loss_and_grads(
     `repeats` is what the function of that name says of each text. The first id of a text has no
     probability, so it counts in no repeat.
     """
-    n_seq = max(map(len, texts))
+    n_seq = max(2, *map(len, texts))  # if all are of one id, there are targets none the less
     ids = pad(texts, n_seq)
     numbers = pad(repeats, n_seq) + n_seq * np.arange(len(texts))[:, None]  # no two texts share one
     numbers[pad(repeats, n_seq) == 0] = 0
