@@ -613,7 +613,8 @@ def generate_side_by_side(
 ) -> Iterator[tuple[int, int]]:
     """Continue several texts (ids) at once: yield (i, new id), taking the texts in turn.
 
-    The new ids of each are those that `generate` gives for it alone, with rngs[i] as its rng.
+    The new ids of each are those that `generate` gives for it alone, with rngs[i] as its rng (with
+    a temperature, unless a draw is so close that rounding decides).
     Raises ValueError for a text without ids.
     """
     if not all(texts):

@@ -23,7 +23,7 @@ import train
 import utils
 from fast.threads import one_blas_thread
 from training import data, lock
-from training.checkpoint import NEWEST, PREVIOUS, load_checkpoint
+from training.checkpoint import DAMAGED, NEWEST, PREVIOUS, load_checkpoint, save_checkpoint
 from training.learning_rate import WARMUP_STEPS, trapezoid
 from utils import load_encoder_hparams_and_params, named
 
@@ -323,6 +323,17 @@ def test_a_damaged_checkpoint_never_becomes_the_one_before(trained, tmp_path):
     (out / NEWEST).write_bytes(b"damaged")
     train.Training(options_of(trained[0], out=str(out), resume=True))
     assert (out / NEWEST).read_bytes() == whole
+    assert (out / DAMAGED).read_bytes() == b"damaged"  # it may only have been hard to read
+
+
+@pytest.mark.skipif(not hasattr(os, "link"), reason="needs links")
+def test_a_save_after_one_that_died_between_its_two_names(trained, tmp_path):
+    run, arrays, _ = load_checkpoint(trained[0])
+    shutil.copy(trained[0] / NEWEST, tmp_path / NEWEST)
+    os.link(tmp_path / NEWEST, tmp_path / PREVIOUS)
+    save_checkpoint(tmp_path, run, arrays)
+    assert set(files_in(tmp_path)) == {NEWEST, PREVIOUS}
+    assert not (tmp_path / NEWEST).samefile(tmp_path / PREVIOUS)
 
 
 @pytest.mark.parametrize("way", ["a folder", "a pipe", "one array", "another version's"])

@@ -18,6 +18,7 @@ import numpy as np
 from utils import replacing
 
 NEWEST, PREVIOUS = "training_state.npz", "training_state.previous.npz"
+DAMAGED = "training_state.damaged.npz"
 
 
 class Run(NamedTuple):
@@ -41,7 +42,7 @@ def save_checkpoint(folder: Path, run: Run, arrays: dict[str, np.ndarray]) -> No
     newest, previous = folder / NEWEST, folder / PREVIOUS
     with replacing(newest) as temporary:
         np.savez(temporary, run=json.dumps(run._asdict()), **arrays)
-        if newest.exists():
+        if newest.exists() and not (previous.exists() and previous.samefile(newest)):
             # A second name, not a move: at no moment is there no newest checkpoint.
             with replacing(previous) as second_name:
                 copy_by_link(newest, second_name)
@@ -91,7 +92,8 @@ def read_checkpoint(path: Path) -> tuple[Run, dict[str, np.ndarray]]:
 
 def forget_newest(folder: Path) -> None:
     """Let the previous checkpoint be the newest: the newest is damaged, and must not become the
-    previous one when the next is saved. Raises OSError."""
+    previous one when the next is saved. It stays under another name. Raises OSError."""
+    os.replace(folder / NEWEST, folder / DAMAGED)
     os.replace(folder / PREVIOUS, folder / NEWEST)
 
 
