@@ -1,9 +1,12 @@
 """training/average.py: the average of two models."""
 
+import sys
+
 import numpy as np
 import pytest
 from random_models import TINY, random_params
 
+from command_line import run
 from encoder import Encoder
 from training import average
 from utils import load_encoder_hparams_and_params, named, save_model_folder
@@ -30,6 +33,17 @@ def test_each_parameter_is_the_weighted_mean(folders, part):
     for name, p in named(params).items():
         expected = part * named(first)[name] + (1 - part) * named(second)[name]
         np.testing.assert_allclose(p, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_command_that_its_help_shows(folders, monkeypatch):
+    folder, _ = folders
+    example = next(line for line in average.main.__doc__.split("\n") if "python -m" in line)
+    example = example.replace("../polished", "first").replace("../cooled", "second")
+    arguments = example.split("training.average")[1].replace("models/mine", "out").split()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["average.py", *arguments])
+    run(average.main)
+    assert (folder / "out" / "model.safetensors").is_file()
 
 
 def test_models_of_other_sizes_have_no_average(folders):

@@ -30,11 +30,13 @@ def average(first: dict, second: dict, part: float) -> dict:
 def main(first: str, second: str, out: str, part: float = 0.5, half: bool = False) -> None:
     """Write the average of the models in two folders to a third one.
 
-      python -m training.average ../polished ../cooled --out models/mine --part 0.65
+      python -m training.average --first ../polished --second ../cooled --out models/mine
 
-    --out FOLDER    where the average is written
-    --part X        the first model's part of it, from 0 to 1 (0.5)
-    --half          store the weights as float16
+    --first FOLDER   one model
+    --second FOLDER  the other one
+    --out FOLDER     where the average is written
+    --part X         the first model's part of it, from 0 to 1 (0.5)
+    --half           store the weights as float16
     """
     check("part", part, float, 0, 1)
     models = [
