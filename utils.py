@@ -1610,7 +1610,9 @@ def _missing_hugging_face_files(model_dir: str) -> list[str]:
 
 
 def _what_is_missing(model_size: str, model_dir: str) -> str:
-    found = f"has {os.listdir(model_dir)}" if os.path.isdir(model_dir) else "is not there"
+    names = os.listdir(model_dir) if os.path.isdir(model_dir) else []
+    names = [name for name in names if name != UNCHECKED]  # the lock, which goes with this error
+    found = f"has {sorted(names)}" if names else "is empty or not there"
     hugging_face = _missing_hugging_face_files(model_dir)
     openai = _missing_openai_files(model_size, model_dir)
     return (
@@ -1811,8 +1813,8 @@ def _one_download(model_dir: str) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.close()
-        with contextlib.suppress(OSError):  # those that have something in them stay
-            for folder in new_folders:
+        for folder in new_folders:
+            with contextlib.suppress(OSError):  # those that have something in them stay
                 folder.rmdir()
 
 
