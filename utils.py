@@ -1375,7 +1375,7 @@ def _fetch_rest(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
     with contextlib.closing(items):
         try:
             response, file = next(items)
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             raise _error_without_response(url, error) from None
         except _TooSlow as error:
             raise _NoResponse(str(error)) from None
