@@ -223,6 +223,7 @@ def run(main: Callable) -> None:
             if arguments == ["--help"]:
                 print(_help_page(main))
             else:
+                _check_all_given(main, arguments)
                 fire.Fire(main, arguments, serialize=lambda result: None)  # prints no result
         finally:
             _flush_output()
@@ -234,6 +235,14 @@ def run(main: Callable) -> None:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         message = " ".join(str(error).split()) or "out of memory"
         sys.exit(f"{program_name()}: {message}")
+
+
+def _check_all_given(main: Callable, arguments: list[str]) -> None:
+    """Raise ValueError for an option that has no default and is not among `--name=value`s."""
+    given = {argument.removeprefix("--").partition("=")[0] for argument in arguments}
+    for name, parameter in inspect.signature(main).parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ValueError(f"--{name} is missing: see --help")
 
 
 def interrupt_quietly() -> None:

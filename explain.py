@@ -46,6 +46,8 @@ def compare_files(
 
 def check_replaceable(path: str) -> None:
     """Raise OSError for a folder, a pipe or a device: a finished file takes the place of `path`."""
+    if not path:
+        raise OSError("cannot write a file whose name is empty")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"cannot write {path}: it is there, and is not a file")
 

@@ -18,6 +18,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -312,9 +313,11 @@ class Training:
                     "the same Python, for its standard library), or a new --out"
                 )
         if min(len(self.train_ids), len(self.held_out_ids)) <= options.n_ctx:
+            held_out_too = " or --held_out" if options.held_out else ""
             raise ValueError(
                 f"{len(self.train_ids)} tokens to train on and {len(self.held_out_ids)} held out "
-                f"are too few for windows of {options.n_ctx}: give more --data or a smaller --n_ctx"
+                f"are too few for windows of {options.n_ctx}: give more --data{held_out_too}, or a "
+                "smaller --n_ctx"
             )
         ends = np.flatnonzero(self.train_ids == self.encoder.eot)
         self.document_starts = np.append(0, ends + 1)
@@ -467,7 +470,7 @@ class Training:
             kept = f"step {self.history[-1]['step']} is kept" if self.history else "nothing is kept"
             raise ValueError(
                 f"the loss is {loss} after step {self.n_steps}; {kept}; try a smaller "
-                "--learning_rate or --muon_learning_rate"
+                "--learning_rate or --muon_learning_rate, with another --out"
             )
 
     def progress_bar(self) -> Any:
@@ -733,7 +736,9 @@ def main(
             f"{len(training.encoder.encoder)} in the vocabulary; {n_params} parameters"
         )
         try:
-            training.train()
+            with warnings.catch_warnings():  # NumPy's of overflows: `check_finite` has a line on it
+                warnings.simplefilter("ignore", RuntimeWarning)
+                training.train()
         except KeyboardInterrupt:
             say(f"stopped; step {training.saved_step} is kept: --resume goes on from there")
             raise

@@ -1395,7 +1395,7 @@ def _fetch_rest(url: str, part: _Part, file: PublishedFile) -> PublishedFile:
     with contextlib.closing(items):
         try:
             response, file = next(items)
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             raise _error_without_response(url, error) from None
         except _TooSlow as error:
             raise _NoResponse(str(error)) from None
@@ -1630,7 +1630,9 @@ def _missing_hugging_face_files(model_dir: str) -> list[str]:
 
 
 def _what_is_missing(model_size: str, model_dir: str) -> str:
-    found = f"has {os.listdir(model_dir)}" if os.path.isdir(model_dir) else "is not there"
+    names = os.listdir(model_dir) if os.path.isdir(model_dir) else []
+    names = [name for name in names if name != UNCHECKED]  # the lock, which goes with this error
+    found = f"has {sorted(names)}" if names else "is empty or not there"
     hugging_face = _missing_hugging_face_files(model_dir)
     openai = _missing_openai_files(model_size, model_dir)
     return (
@@ -1823,8 +1825,8 @@ def _one_download(model_dir: str) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.close()
-        with contextlib.suppress(OSError):  # those that have something in them stay
-            for folder in new_folders:
+        for folder in new_folders:
+            with contextlib.suppress(OSError):  # those that have something in them stay
                 folder.rmdir()
 
 

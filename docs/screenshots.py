@@ -6,6 +6,7 @@ Of a fixed prompt and the bundled model, so they change only with the page. It n
 `pip install -r tests/requirements.txt`. Each file is far below 200 kB: it has 256 colours.
 """
 
+import argparse
 import io
 import sys
 import tempfile
@@ -32,6 +33,11 @@ SHOTS = {
 
 
 def main():
+    argparse.ArgumentParser(
+        prog="python -m docs.screenshots",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     if browser.missing():
         sys.exit(f"docs.screenshots: {browser.missing()}")
     model = load_encoder_hparams_and_params("python", str(ROOT / "models"))

@@ -8,6 +8,7 @@ nothing has none. Then docs/figures.py draws the figures. tests/test_tutorial.py
 tutorial shows something else than what its blocks print. Takes a minute; needs sybil, matplotlib.
 """
 
+import argparse
 import io
 import re
 import sys
@@ -137,6 +138,11 @@ def renew(path: Path, namespace: dict | None = None) -> list[int]:
 
 def main() -> None:
     """Renew the tutorial's outputs, and then draw its figures with the names it has defined."""
+    argparse.ArgumentParser(
+        prog="python -m docs.update_tutorial",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     names = {}
     try:
         lines = renew(TUTORIAL, names)

@@ -63,6 +63,10 @@ def read_dump(path: str) -> Dump:
     if os.path.exists(path) and not os.path.isfile(path):  # to read a pipe might take for ever
         raise OSError(f"{path}: expected an .npz file, and it is not a file")
     try:
+        with open(path, "rb") as file:  # a file that is no archive np.load takes for a pickle
+            is_archive = zipfile.is_zipfile(file)
+        if not is_archive:
+            raise ValueError("it is no zip archive")
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         ids, about = arrays.pop("ids", None), json.loads(str(arrays.pop("about", "{}")))

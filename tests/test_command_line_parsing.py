@@ -266,6 +266,14 @@ def test_a_program_without_prompts_takes_no_text():
     assert status == 1 and "some text" in err and err.count("\n") == 1
 
 
+def test_an_option_that_must_be_given_is_named():
+    def main(first: str, out: str, part: float = 0.5):
+        raise AssertionError
+
+    status, _, err = run(main, "--first", "a", "--part=1")
+    assert status == 1 and err == "program.py: --out is missing: see --help\n"
+
+
 def test_annotations_of_every_spelling():
     def main(a: str, b: Optional[int] = None, c: "float | None" = None, d: bool = False):  # noqa: UP045
         pass

@@ -341,6 +341,15 @@ def test_a_full_disk_is_reported(site, tmp_path, full_disk):
     assert not (tmp_path / "got" / DATA).exists() and len(site.requests) == 4
 
 
+@pytest.mark.parametrize("address", ["nowhere", "file:///etc", "http://[::1"])
+def test_an_address_that_is_none_is_named(tmp_path, monkeypatch, address):
+    monkeypatch.setenv("GPT2_BASE_URL", address)
+    with pytest.raises(OSError) as error:
+        utils.download_gpt2_files("124M", str(tmp_path / "124M"))
+    assert address in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
 def test_a_folder_that_cannot_be_written_is_reported(site, tmp_path):
     folders = ["/proc/mini"]  # not even for root

@@ -326,6 +326,8 @@ def test_without_the_model_there_is_no_hint_but_a_notice(run, tmp_path):
     [
         ([], "prompt"),
         (["a prompt", "--out=no/folder/page.html"], "no/folder/page.html"),
+        (["a prompt", "--out="], "name is empty"),
+        (["a prompt", "--dump="], "name is empty"),
         (["a prompt", "--n_tokens_to_generate=-1"], "--n_tokens_to_generate"),
         (["a prompt", "--top_p=2"], "--top_p"),
         (["a prompt", "--serve", "--open"], "--open"),
@@ -349,6 +351,7 @@ def test_what_is_wrong_is_said_in_a_line(arguments, names, run, tmp_path):
     out, err = run(*arguments, code=1)
     assert out == "" and names in err
     assert len(err.splitlines()) == 1 and err.startswith("explain.py: ")
+    assert "pickle" not in err
 
 
 def test_theirs_without_any_of_our_names_is_an_error(run, tmp_path):

@@ -6,6 +6,7 @@ from itertools import islice
 
 import pytest
 
+from tests.faults import __main__ as command
 from tests.faults.classes import CLASSES
 from tests.faults.outcome import CLEAR_ERROR, RIGHT, judge
 
@@ -29,3 +30,12 @@ def test_every_fault_ends_right_or_in_one_clear_line(faults, tmp_path):
 )
 def test_judge_accepts_nothing_else(returncode, stderr, is_right):
     assert judge(returncode, stderr, is_right) not in (RIGHT, CLEAR_ERROR)
+
+
+@pytest.mark.parametrize("argument", ["--only=no such class", "--seed=new"])
+def test_the_command_refuses_what_it_does_not_know(argument, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["faults", argument])
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and argument.replace("=", " ") in err

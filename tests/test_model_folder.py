@@ -106,6 +106,13 @@ def test_an_unknown_name_lists_what_is_there_and_what_is_missing(tmp_path, found
     needed = {*OPENAI_FILES, *HUGGING_FACE_FILES} - {"model.ckpt.meta"}  # which is not read
     for name in [*found, *needed, *utils.OPENAI_FILES, "mini"]:
         assert name in message_of(error)
+    assert utils.UNCHECKED not in message_of(error)
+
+
+def test_a_name_that_no_folder_can_have_leaves_no_folder_behind(tmp_path):
+    with pytest.raises(OSError, match="x" * 300):
+        load("x" * 300, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
 
 
 # ---------------------------------------------------------------- Hugging Face's layout

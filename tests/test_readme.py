@@ -1,9 +1,12 @@
 """The README: its Python runs, its options are the help page, its links lead somewhere."""
 
+import functools
 import inspect
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import explain
@@ -14,6 +17,8 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/benchmarks.md",
+    "docs/reliability.md",
+    "docs/training.md",
     "docs/tutorial.md",
     "docs/where_to_change.md",
     "models/python/README.md",
@@ -42,6 +47,27 @@ def test_its_options_are_the_help_page(heading, main):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     options = text.split(f"## {heading}")[1].split("```")[1]
     assert options.strip() == inspect.getdoc(main)
+
+
+def test_the_comparison_that_it_shows(monkeypatch, tmp_path, capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text.split("queries, keys and values:")[1].split("```")[1].strip()
+    prompt = "Not all heroes wear capes."
+    model = {"model_size": "python", "models_dir": str(ROOT / "models")}
+    monkeypatch.chdir(tmp_path)
+    explain.main(prompt, dump="values.npz", **model)
+    with monkeypatch.context() as patch:
+        exact = np.vectorize(lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2, [np.float32])
+        patch.setattr(gpt2, "gelu", functools.wraps(gpt2.gelu)(lambda x: exact(x)))
+        explain.main(prompt, dump="theirs.npz", **model)
+    arrays = dict(np.load("theirs.npz"))
+    kept = {name: array for name, array in arrays.items() if name[-7:-1] != ".attn."}
+    np.savez("theirs.npz", **kept)
+    with pytest.raises(SystemExit):
+        explain.main("theirs.npz", compare="values.npz", **model)
+    printed = capsys.readouterr().out.strip()
+    last_digits = r"(?<=\.\d{5})\d+"  # they depend on the order of additions
+    assert re.sub(last_digits, "", printed) == re.sub(last_digits, "", shown)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

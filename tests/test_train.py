@@ -644,6 +644,15 @@ def test_an_infinite_loss_ends_the_run(many_functions, tmp_path):
         f"--data={many_functions}", f"--out={tmp_path / 'out'}", *SIZES, *arguments, code=1
     )
     assert "Traceback" not in error and "--learning_rate" in error.split("\n")[-2]
+    assert "Warning" not in error
+
+
+def test_too_little_held_out_text_names_the_option(trained, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("a", encoding="utf-8")
+    options = options_of(trained[0], held_out=str(short), out=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="give more --data or --held_out"):
+        train.Training(options)
 
 
 def resume(trained_folder, out, **changes):

@@ -27,25 +27,17 @@ def average(first: dict, second: dict, part: float) -> dict:
     return map_params(mean, first)
 
 
-def main(
-    first: str | None = None,
-    second: str | None = None,
-    out: str | None = None,
-    part: float = 0.5,
-    half: bool = False,
-) -> None:
+def main(first: str, second: str, out: str, part: float = 0.5, half: bool = False) -> None:
     """Write the average of the models in two folders to a third one.
 
       python -m training.average --first ../polished --second ../cooled --out models/mine
 
-    --first FOLDER, --second FOLDER
-                    the two models
-    --out FOLDER    where the average is written
-    --part X        the first model's part of it, from 0 to 1 (0.5)
-    --half          store the weights as float16
+    --first FOLDER   one model
+    --second FOLDER  the other one
+    --out FOLDER     where the average is written
+    --part X         the first model's part of it, from 0 to 1 (0.5)
+    --half           store the weights as float16
     """
-    if not (first and second and out):
-        raise ValueError("--first, --second and --out are needed: see --help")
     check("part", part, float, 0, 1)
     paths = [Path(folder).resolve() for folder in (first, second)]  # "." has no name
     models = [load_encoder_hparams_and_params(path.name, str(path.parent)) for path in paths]

@@ -55,11 +55,15 @@ def main() -> None:
     parser.add_argument("--seed", default="0", help="which faults are drawn (0), or `fresh`")
     parser.add_argument("--sample", action="store_true", help="as few of each as pytest runs")
     options = parser.parse_args()
+    if options.seed != "fresh" and not options.seed.isdecimal():
+        parser.error(f"--seed {options.seed}: expected a whole number, or fresh")
     seed = secrets.randbelow(10**6) if options.seed == "fresh" else int(options.seed)
+    chosen = [faults for faults in CLASSES if options.only.lower() in faults.title.lower()]
+    if not chosen:
+        titles = ", ".join(faults.title for faults in CLASSES)
+        parser.error(f"--only {options.only}: no class has this word in it; there are: {titles}")
     results = {}
-    for faults in CLASSES:
-        if options.only.lower() not in faults.title.lower():
-            continue
+    for faults in chosen:
         started = time.monotonic()
         n = faults.n_sample if options.sample else faults.n_cases
         results[faults.title] = run_class(faults, n, seed)
