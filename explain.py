@@ -48,6 +48,8 @@ def check_replaceable(path: str) -> None:
     """Raise OSError for a folder, a pipe or a device: a finished file takes the place of `path`."""
     if not path:
         raise OSError("cannot write a file whose name is empty")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise OSError(f"cannot write {path}: there is no folder {os.path.dirname(path)}")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"cannot write {path}: it is there, and is not a file")
 

@@ -909,12 +909,17 @@ def save_model_folder(
     and vocabulary is there, as in training, its weights are replaced in one step. Those of another
     model stay as `model.safetensors.old` until the new files are in place; who loads the folder
     meanwhile waits for that. Raises OSError if writing fails, ValueError for weights that
-    `_check_values` refuses, or a vocabulary of another size than n_vocab.
+    `_check_values` refuses, and for weights or a vocabulary of other sizes than `hparams` has.
     """
     from tempfile import mkdtemp
 
     if len(encoder.encoder) != hparams["n_vocab"]:
         raise ValueError(f"{len(encoder.encoder)} tokens do not fit n_vocab {hparams['n_vocab']}")
+    if np.dtype(dtype) not in (np.float32, np.float16):
+        raise ValueError(f"dtype {np.dtype(dtype)}: expected float32 or float16")
+    expected = named(parameter_shapes(hparams))
+    if {name: np.shape(array) for name, array in named(params).items()} != expected:
+        raise ValueError(f"cannot write {model_dir}: the parameters are not of the sizes {hparams}")
     config = {key: values[0] for key, values in SUPPORTED_CONFIG.items()}
     for ours, theirs in HUGGING_FACE_HPARAMS.items():
         config[theirs] = hparams[ours]

@@ -730,6 +730,17 @@ def test_a_folder_that_never_stops_changing_is_one_clear_error(tmp_path, tiny, t
         load("tiny", tmp_path)
 
 
+def test_what_does_not_fit_its_sizes_is_not_saved(tmp_path, tiny, tokens):
+    for hparams, params, dtype in (
+        ({**TINY, "n_layer": 1}, tiny, np.float32),
+        (TINY, {**tiny, "wpe": tiny["wpe"][1:]}, np.float32),
+        (TINY, tiny, np.int8),
+    ):
+        with pytest.raises(ValueError, match=r"sizes|int8"):
+            utils.save_model_folder(tmp_path / "new", tokens, hparams, params, dtype=dtype)
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_is_not_finite_is_not_saved(tmp_path, tiny, tokens):
     utils.save_model_folder(tmp_path / "tiny", tokens, TINY, tiny)
     before = contents(tmp_path / "tiny")
