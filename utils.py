@@ -1131,8 +1131,8 @@ class _Part:
         old = Path(f"{path}.old")
         if path.exists():
             path.replace(old)
+        self._validator_path.unlink(missing_ok=True)  # first: what has its name is not looked at
         self.path.replace(path)
-        self._validator_path.unlink(missing_ok=True)
         if old.is_file() and filecmp.cmp(path, old, shallow=False):
             old.unlink()
 

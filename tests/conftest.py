@@ -8,6 +8,9 @@ import pytest
 import gpt2
 from fast import threads
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as after `pytest &` in a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs are to notice it
+
 
 @pytest.fixture
 def passes(monkeypatch):

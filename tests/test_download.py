@@ -130,6 +130,21 @@ def test_every_file_is_fetched_once(site, tmp_path):
     assert len(site.requests) == len(OPENAI_FILES)
 
 
+def test_a_kill_just_after_a_file_got_its_name_leaves_nothing_behind(site, tmp_path):
+    replace = Path.replace
+
+    def killed_after(path, target):
+        replace(path, target)
+        if path.name == f"{DATA}.part":
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed_after)
+        fetch(tmp_path)
+    fetch(tmp_path)
+    assert contents(tmp_path / "got") == whole(site)
+
+
 def test_a_redirect_is_followed(site, tmp_path):
     Path(site.folder, "elsewhere").write_bytes(whole(site)[DATA])
     site.redirects[f"/mini/{DATA}"] = ("/elsewhere", {})

@@ -18,7 +18,6 @@ import numpy as np
 from utils import replacing
 
 NEWEST, PREVIOUS = "training_state.npz", "training_state.previous.npz"
-DAMAGED = "training_state.damaged.npz"
 
 
 class Run(NamedTuple):
@@ -92,8 +91,7 @@ def read_checkpoint(path: Path) -> tuple[Run, dict[str, np.ndarray]]:
 
 def forget_newest(folder: Path) -> None:
     """Let the previous checkpoint be the newest: the newest is damaged, and must not become the
-    previous one when the next is saved. It stays under another name. Raises OSError."""
-    os.replace(folder / NEWEST, folder / DAMAGED)
+    previous one when the next is saved. Raises OSError."""
     os.replace(folder / PREVIOUS, folder / NEWEST)
 
 

@@ -7,6 +7,7 @@ With --only no report is written. --seed fresh draws other faults each time, and
 import argparse
 import random
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -55,6 +56,8 @@ def main() -> None:
     parser.add_argument("--seed", default="0", help="which faults are drawn (0), or `fresh`")
     parser.add_argument("--sample", action="store_true", help="as few of each as pytest runs")
     options = parser.parse_args()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as after `python -m tests.faults &`
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs are to notice it
     if options.seed != "fresh" and not options.seed.isdecimal():
         parser.error(f"--seed {options.seed}: expected a whole number, or fresh")
     seed = secrets.randbelow(10**6) if options.seed == "fresh" else int(options.seed)
