@@ -24,7 +24,7 @@ merges_1024, merges_4096          the tokenizer
 6x256, 8x256 (8 heads), 10x192    layers and width: to be compared at equal minutes
 
 Columns: parameters, steps, tokens, minutes (evaluations included), and held-out bits per byte at
-the end. The curves over tokens and over minutes are drawn with matplotlib.
+the end. The curves, over tokens or over minutes, are drawn with matplotlib.
 
 Each variant has its own folder in --out. One that is finished there is not run again; one that was
 stopped goes on. The baseline takes some 8 minutes on two cores for 3 million tokens.
@@ -260,41 +260,36 @@ def table_row(name: str, result: dict) -> list[str]:
     return [name, *counts, f"{last['minutes']:.1f}", f"{last['bits_per_byte']:.4f}"]
 
 
-def draw(results: dict[str, dict], path: Path) -> None:
-    """Write the held-out curves as SVG; the same results give the same bytes.
+def draw(results: dict[str, dict], over_minutes: bool, path: Path) -> None:
+    """Write the held-out curves as SVG, over minutes or tokens; the same results, the same bytes.
 
-    The first quarter of the runs, where all fall steeply, may lie above the panels.
+    The first quarter of the runs, where all fall steeply, may lie above the picture.
     """
     from matplotlib import colormaps, rc_context
     from matplotlib.figure import Figure
 
     settings = {"svg.hashsalt": "ablation", "svg.fonttype": "none"}
     with rc_context(settings):
-        figure = Figure(figsize=(11, 5), layout="constrained")  # inches
-        panels = figure.subplots(1, 2, sharey=True)
+        figure = Figure(figsize=(8, 5), layout="constrained")  # inches
+        axes = figure.subplots()
         colours = colormaps["tab10"].colors
         for i, (name, result) in enumerate(results.items()):
             history = result["history"]
-            bits = [row["bits_per_byte"] for row in history]
             is_baseline = name == "baseline"
-            style = {
-                "color": "black" if is_baseline else colours[i % len(colours)],
-                "linestyle": ("-", "--", ":")[i // len(colours) % 3],
-                "linewidth": 2 if is_baseline else 1,
-                "zorder": 3 if is_baseline else 2,
-                "label": name,
-            }
-            panels[0].plot([row["tokens"] / 1e6 for row in history], bits, **style)
-            panels[1].plot([row["minutes"] for row in history], bits, **style)
-        panels[0].set_xlabel("million tokens")
-        panels[1].set_xlabel("minutes")
-        panels[0].set_ylabel("held-out bits per byte")
-        low, high = limits(result["history"] for result in results.values())
-        panels[0].set_ylim(low, high)
-        for axes in panels:
-            axes.grid(alpha=0.3)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", fontsize="small")
+            axes.plot(
+                [row["minutes"] if over_minutes else row["tokens"] / 1e6 for row in history],
+                [row["bits_per_byte"] for row in history],
+                color="black" if is_baseline else colours[i % len(colours)],
+                linestyle=("-", "--", ":")[i // len(colours) % 3],
+                linewidth=2 if is_baseline else 1,
+                zorder=3 if is_baseline else 2,
+                label=name,
+            )
+        axes.set_xlabel("minutes" if over_minutes else "million tokens")
+        axes.set_ylabel("held-out bits per byte")
+        axes.set_ylim(limits(result["history"] for result in results.values()))
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", fontsize="small")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
@@ -351,7 +346,7 @@ def main():
     figures = {"machine": machine(), "results": results}
     print_table("Held-out loss of variants of a run", figures["machine"], header, rows)
     svg = Path(arguments.svg or out / "ablation.svg")
-    draw(results, svg)
+    draw(results, arguments.minutes is not None, svg)
     print(f"\ncurves: {svg}")
     write_json(figures, arguments.json or out / "ablation.json")
 
