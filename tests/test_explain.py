@@ -354,6 +354,12 @@ def test_what_is_wrong_is_said_in_a_line(arguments, names, run, tmp_path):
     assert "pickle" not in err
 
 
+@pytest.mark.parametrize("option", ["--out", "--dump"])
+def test_a_folder_that_is_not_there_is_noticed_before_the_work(option, run):
+    _, err = run(PROMPT, f"{option}=no/folder/file", model_size="nowhere", code=1)
+    assert "no/folder" in err and "nowhere" not in err
+
+
 def test_theirs_without_any_of_our_names_is_an_error(run, tmp_path):
     run(PROMPT, "--dump=ours.npz")
     np.savez(tmp_path / "theirs.npz", output=np.ones(3))
