@@ -13,10 +13,3 @@
 
 `pip install -r bench/requirements.txt` brings the programs to compare with.
 """
-
-import sys
-from pathlib import Path
-
-# The random models and the references of the tests serve here as well. The folder tests/ is no
-# package: pytest puts it on the path, and so its files import each other by their bare names.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

@@ -11,12 +11,12 @@ Half a minute on two cores.
 import importlib.util
 
 import numpy as np
-from random_models import GPT2_124M, SHAPES, random_params, random_prompt
-from references import transformers_logits
 
 import gpt2
 import gpt2_pico
 from bench.measure import WEIGHT_SCALE, Options, machine, print_table, write_json
+from tests.fixtures.random_models import GPT2_124M, SHAPES, random_params, random_prompt
+from tests.references.transformers_gpt2 import transformers_logits
 
 SMALL_SCALE = 0.2  # standard deviation of the small models' weights
 N_POSITIONS = 128  # at most

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from random_models import GPT2_124M, random_params
 
 from encoder import get_encoder
 from fast.threads import cores
+from tests.fixtures.random_models import GPT2_124M, random_params
 from utils import save_model_folder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,12 +15,11 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from browser import chromium, missing
-from http_server import running
-
 from bench.measure import Options, machine, print_table, random_model, seconds, write_json
 from explaining.page import page_data, page_html
 from explaining.server import PageServer, page_server
+from tests.fixtures.browser import chromium, missing
+from tests.fixtures.http_server import running
 from utils import load_encoder_hparams_and_params
 
 ROUNDS = 3

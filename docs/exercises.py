@@ -1,7 +1,7 @@
 """Answers to the exercises of docs/tutorial.md, by its sections.
 
 Each is a function, and most have an example that shows that the answer is right. All are tested
-in tests/test_tutorial.py. They use the functions that the tutorial writes, out of gpt2_pico.py.
+in tests/docs/. They use the functions that the tutorial writes, out of gpt2_pico.py.
 """
 
 import math

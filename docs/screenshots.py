@@ -12,13 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from explaining.page import page_data, page_html
+from tests.fixtures import browser
+from utils import load_encoder_hparams_and_params
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))  # tests/ is no package
-
-import browser  # noqa: E402
-
-from explaining.page import page_data, page_html  # noqa: E402
-from utils import load_encoder_hparams_and_params  # noqa: E402
 
 PROMPT = 'def fibonacci(n):\n    """Return the n-th Fibonacci number."""\n    if n'
 N_GENERATED = 8

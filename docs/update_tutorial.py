@@ -4,7 +4,7 @@
 
 The Python blocks of the tutorial are run in their order, as its reader runs them. What each prints
 stands below it, in a block marked `output`, and is rewritten where it differs. A block that prints
-nothing has none. Then docs/figures.py draws the figures. tests/test_tutorial.py fails where the
+nothing has none. Then docs/figures.py draws the figures. tests/docs/ fails where the
 tutorial shows something else than what its blocks print. Takes a minute; needs sybil, matplotlib.
 """
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import GPT2_124M, SHAPES, TINY, random_params, random_prompt
 
 import gpt2
 import gpt2_pico
+from tests.fixtures.random_models import GPT2_124M, SHAPES, TINY, random_params, random_prompt
 
 N_HEAD = TINY["n_head"]
-REFERENCE = np.load(Path(__file__).with_name("reference_logits.npz"))
+REFERENCE = np.load(Path(__file__).parent / "references" / "reference_logits.npz")
 
 
 def plain_generate(inputs, params, n_head, n):
@@ -59,7 +59,7 @@ def test_float32_errs_no_more_than_the_reference_does_in_float32(name):
 def test_live_transformers_agree_with_the_pinned_file(name):
     pytest.importorskip("transformers", reason="compares with transformers live")
     pytest.importorskip("torch")
-    from references import transformers_logits
+    from tests.references.transformers_gpt2 import transformers_logits
 
     hparams = SHAPES[name]
     live = transformers_logits(random_params(hparams), hparams, random_prompt(hparams), "float64")
@@ -69,7 +69,7 @@ def test_live_transformers_agree_with_the_pinned_file(name):
 def test_logits_at_the_124M_shape_equal_transformers():
     pytest.importorskip("transformers", reason="compares with transformers live")
     pytest.importorskip("torch")
-    from references import transformers_logits
+    from tests.references.transformers_gpt2 import transformers_logits
 
     params = random_params(GPT2_124M, scale=0.05)
     inputs = random_prompt(GPT2_124M, n_seq=48)

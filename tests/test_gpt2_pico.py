@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import SHAPES, TINY, random_params, random_prompt
 
 import gpt2
 import gpt2_pico
+from tests.fixtures.random_models import SHAPES, TINY, random_params, random_prompt
 from utils import load_encoder_hparams_and_params
 
 PICO = Path(gpt2_pico.__file__)

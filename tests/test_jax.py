@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import TINY, random_params, random_prompt
 
 import gpt2
 import gpt2_pico
+from tests.fixtures.random_models import TINY, random_params, random_prompt
 
 jax = pytest.importorskip("jax", reason="runs the model under jax.numpy")
 

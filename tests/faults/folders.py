@@ -19,13 +19,13 @@ from pathlib import Path
 from shutil import rmtree
 
 import numpy as np
-from checkpoints import HUGGING_FACE_FILES, hf_config, hf_tensors, write_safetensors
-from openai_folder import DATA, MERGES, openai_files, table
-from random_models import random_params
 
 import utils
 from encoder import Encoder
 from tests.faults.outcome import CLEAR_ERROR, RIGHT, Case, FaultClass
+from tests.fixtures.checkpoints import HUGGING_FACE_FILES, hf_config, hf_tensors, write_safetensors
+from tests.fixtures.openai_folder import DATA, MERGES, openai_files, table
+from tests.fixtures.random_models import random_params
 
 ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 24, "n_head": 3, "n_layer": 2}

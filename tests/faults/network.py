@@ -20,13 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from checkpoints import OPENAI_FILES, assert_same, contents
-from http_server import drip, drip_headers, longer_than_announced, serve
-from openai_folder import DATA, openai_files
-from random_models import random_params
-
 import utils
 from tests.faults.outcome import CLEAR_ERROR, RIGHT, Case, FaultClass, judge
+from tests.fixtures.checkpoints import OPENAI_FILES, assert_same, contents
+from tests.fixtures.http_server import drip, drip_headers, longer_than_announced, serve
+from tests.fixtures.openai_folder import DATA, openai_files
+from tests.fixtures.random_models import random_params
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "mini"

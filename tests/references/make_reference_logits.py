@@ -1,6 +1,6 @@
-"""Write tests/reference_logits.npz: what `transformers` computes for small random models.
+"""Write reference_logits.npz: what `transformers` computes for small random models.
 
-    python tests/make_reference_logits.py
+    python -m tests.references.make_reference_logits
 
 Run it again only to add shapes; the tests hold gpt2.py to the committed file, so that they need
 neither transformers nor PyTorch.
@@ -9,8 +9,9 @@ neither transformers nor PyTorch.
 from pathlib import Path
 
 import numpy as np
-from random_models import SHAPES, random_params, random_prompt
-from references import transformers_logits
+
+from tests.fixtures.random_models import SHAPES, random_params, random_prompt
+from tests.references.transformers_gpt2 import transformers_logits
 
 REFERENCE_LOGITS = Path(__file__).with_name("reference_logits.npz")
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from random_models import TINY, random_params
 
+from tests.fixtures.random_models import TINY, random_params
 from training.muon import Muon, is_block_matrix, orthogonalized
 from utils import named
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import GPT2_124M, TINY, random_params, random_prompt
 
 import gpt2
 from encoder import Encoder, byte_level_vocab
@@ -19,6 +18,7 @@ from explaining.compare import compare_dumps
 from explaining.dump import Dump, read_dump, write_dump
 from explaining.page import page_data
 from explaining.watch import watch
+from tests.fixtures.random_models import GPT2_124M, TINY, random_params, random_prompt
 from utils import save_model_folder
 
 EXPLAIN = Path(gpt2.__file__).with_name("explain.py")
@@ -376,8 +376,8 @@ def test_theirs_without_any_of_our_names_is_an_error(run, tmp_path):
 def test_our_values_equal_those_of_transformers(hparams, n_seq, scale, tmp_path):
     pytest.importorskip("transformers", reason="compares with transformers live")
     pytest.importorskip("torch")
-    from dump_transformers import transformers_values
-    from references import transformers_gpt2
+    from tests.references.dump_transformers import transformers_values
+    from tests.references.transformers_gpt2 import transformers_gpt2
 
     params, ids = random_params(hparams, scale=scale), random_prompt(hparams, n_seq)
     values = watch(ids, params, hparams["n_head"])
@@ -395,7 +395,7 @@ def test_the_script_for_transformers_writes_a_file_to_compare(
 ):
     pytest.importorskip("transformers", reason="compares with transformers live")
     pytest.importorskip("torch")
-    import dump_transformers
+    from tests.references import dump_transformers
 
     run(PROMPT, "--dump=ours.npz")
     ours, theirs = tmp_path / "ours.npz", tmp_path / "theirs.npz"

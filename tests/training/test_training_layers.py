@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from random_models import TINY, random_params
 
 import gpt2
+from tests.fixtures.random_models import TINY, random_params
 from training import layers
 from training.adamw import AdamW
 from utils import named
@@ -195,7 +195,7 @@ def test_float32_stays_float32():
 def test_gradients_equal_those_of_pytorch():
     torch = pytest.importorskip("torch", reason="compares with PyTorch's autograd")
     pytest.importorskip("transformers")
-    from references import transformers_gpt2
+    from tests.references.transformers_gpt2 import transformers_gpt2
 
     params = random_params(TINY)
     inputs, targets = batch()
@@ -292,7 +292,7 @@ def test_the_same_seed_drops_the_same_numbers():
 def test_ten_steps_follow_pytorch():
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     pytest.importorskip("transformers")
-    from references import transformers_gpt2
+    from tests.references.transformers_gpt2 import transformers_gpt2
 
     params = random_params(TINY, scale=0.1)
     model = transformers_gpt2(params, TINY)

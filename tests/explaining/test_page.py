@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import random_params
 
 import gpt2
 from encoder import BYTE_OF_SYMBOL, ENDOFTEXT, Encoder, byte_level_vocab, merge_symbols
 from explaining import page
 from explaining.page import WEIGHT_STEPS, merge_steps, page_data, page_html
 from explaining.watch import KINDS, kind_of, watch
+from tests.fixtures.random_models import random_params
 
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ t", "Ġt o"]
 EOT = 256

@@ -6,15 +6,15 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-import browser
 import numpy as np
 import pytest
-from http_server import running
 
 import gpt2
 from explaining.page import page_data, page_html
 from explaining.server import page_server
 from explaining.watch import Value, watch
+from tests.fixtures import browser
+from tests.fixtures.http_server import running
 
 if browser.missing():
     message = f"{browser.missing()}: the page is not tried in a browser"

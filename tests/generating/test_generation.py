@@ -10,10 +10,10 @@ import threading
 
 import numpy as np
 import pytest
-from random_models import random_params
 
 import gpt2
 from fast import threads
+from tests.fixtures.random_models import random_params
 from utils import load_encoder_hparams_and_params
 
 SIZES = {"n_vocab": 40, "n_ctx": 32, "n_embd": 24, "n_head": 3, "n_layer": 2}

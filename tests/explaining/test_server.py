@@ -14,15 +14,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from http_server import running
-from random_models import random_params
 
 from encoder import Encoder, byte_level_vocab
 from explaining import server as server_module
 from explaining.page import page_data
 from explaining.server import MAX_BODY, MAX_CONNECTIONS, Handler, PageServer, page_server
+from tests.fixtures.http_server import running
+from tests.fixtures.random_models import random_params
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HTML = "<!doctype html><title>Zoë</title>"
 QUESTION = {"prompt": "Zoë said \u202e<script>", "n_tokens": 3}
 MAX_N_TOKENS = 20
@@ -503,9 +503,9 @@ def test_more_tokens_than_the_window_are_refused(model):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path.insert(0, {root!r})
 import command_line
-from test_server import HPARAMS, random_params, Encoder, byte_level_vocab
+from tests.explaining.test_server import HPARAMS, random_params, Encoder, byte_level_vocab
 from explaining import server
 
 def main(prompt: str = "a"):
@@ -527,7 +527,7 @@ command_line.run(main)
 @pytest.mark.parametrize("prompt", ["a", "slow"])
 def test_ctrl_c_ends_the_program_at_once(prompt):
     """Even while a question is computed."""
-    source = PROGRAM.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    source = PROGRAM.format(root=str(ROOT))
     program = subprocess.Popen(
         [sys.executable, "-c", source],
         stdout=subprocess.PIPE,

@@ -12,7 +12,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from checkpoints import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import utils
+from encoder import byte_level_vocab
+from tests.fixtures.checkpoints import (
     DATA,
     HUGGING_FACE_FILES,
     MINI,
@@ -29,14 +34,9 @@ from checkpoints import (
     write_openai_folder,
     write_safetensors,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from random_models import TINY, random_params
+from tests.fixtures.random_models import TINY, random_params
 
-import utils
-from encoder import byte_level_vocab
-
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def load(name, models_dir):

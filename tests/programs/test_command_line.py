@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import random_params
 
 import gpt2
 from encoder import Encoder, byte_level_vocab, get_encoder
+from tests.fixtures.random_models import random_params
 from utils import save_model_folder
 
 GPT2 = Path(gpt2.__file__)
@@ -424,8 +424,8 @@ def test_a_pipe_in_place_of_a_file_is_one_line_and_stays(option, models_dir, tmp
 
 def test_download_and_generate_in_one_command(tmp_path):
     pytest.importorskip("tensorflow", reason="writes a TensorFlow checkpoint")
-    from checkpoints import VOCABULARY, write_openai_folder
-    from http_server import serve
+    from tests.fixtures.checkpoints import VOCABULARY, write_openai_folder
+    from tests.fixtures.http_server import serve
 
     hparams = {"n_vocab": 50257, "n_ctx": 64, "n_embd": 24, "n_head": 3, "n_layer": 2}
     params, prompt = random_params(hparams), "Not all heroes wear capes."

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from random_models import TINY, random_params
 
+from tests.fixtures.random_models import TINY, random_params
 from training.adamw import AdamW
 from utils import map_params, named
 

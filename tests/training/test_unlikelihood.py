@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from random_models import TINY, random_params
 
 import train
 from encoder import ENDOFTEXT, Encoder
 from gpt2 import generate, gpt2, softmax
+from tests.fixtures.random_models import TINY, random_params
 from training.data import make_encoder
 from training.unlikelihood import newline_ids, repeats, unlikelihood_loss_and_grads
 from utils import load_encoder_hparams_and_params, named

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import TINY, random_params, random_prompt
 
 import gpt2
 from explaining.watch import KINDS, RECORDED, kind_of, watch, watching
+from tests.fixtures.random_models import TINY, random_params, random_prompt
 
 N_HEAD, N_EMBD, N_LAYER = TINY["n_head"], TINY["n_embd"], TINY["n_layer"]
 D_HEAD = N_EMBD // N_HEAD

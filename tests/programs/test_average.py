@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import TINY, random_params
 
 from command_line import run
 from encoder import Encoder
+from tests.fixtures.random_models import TINY, random_params
 from training import average
 from utils import load_encoder_hparams_and_params, named, save_model_folder
 
@@ -60,7 +60,7 @@ def test_models_of_other_sizes_have_no_average(folders):
 
 def run_average(*arguments):
     command = [sys.executable, "-m", "training.average", *arguments]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
 

