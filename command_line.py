@@ -1,8 +1,8 @@
-"""A wrapper around fire that takes prompts literally and reports errors on one line.
+"""What the programs share: options, prompts in, text out, errors in one line.
 
-`run(main)` is the entry point of a program. Its options are the arguments of `main`, each
-annotated as str, int, float or bool, or as one of these `| None`; its help page is the docstring
-of `main`. How a command line is read:
+`run(main)` is the entry point of a program. Its options are the arguments of `main`, each annotated
+as str, int, float or bool, or as one of these `| None`; its help page is the docstring of `main`.
+`run` hands them to fire, in a form that fire takes without guessing. How a command line is read:
 
 - `--name value` and `--name=value` set an option; `-` in a name is the same as `_`.
 - A bool takes the next argument as its value only if that is True or False, in any case:
@@ -11,8 +11,10 @@ of `main`. How a command line is read:
   prompt, exactly as it was typed, even `-n` or `--top.k=3`.
 - All arguments after `--` are prompts. `-h` and `--help` print the help page.
 
-`check` and `check_memory` are for `main` itself, to check ranges; `notice` is for what it has to
-say besides its output. Left out: subcommands and short options.
+For `main` itself there are `check` and `check_memory` (ranges), `read_prompts` and `encode_prompt`
+(text in), `write_text` and `with_bar` (text out), `notice` (what there is to say besides).
+
+Left out: subcommands and short options.
 """
 
 import ast
@@ -27,7 +29,7 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -79,6 +81,58 @@ def notice(text: str) -> None:
     """Print a line on standard error that begins with the program's name, if it can be written."""
     with contextlib.suppress(OSError):
         print(f"{program_name()}: {text}", file=sys.stderr)
+
+
+def read_prompts(prompt: str | None, interactive: bool = False) -> Iterator[str]:
+    """The one prompt that was given (`-`: standard input), or one for each line that is typed."""
+    if not interactive:
+        yield sys.stdin.read() if prompt == "-" else as_typed(prompt)
+        return
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line.rstrip("\r\n")
+
+
+def encode_prompt(prompt: str, encoder: typing.Any, n_ctx: int) -> list[int]:
+    """The ids of a prompt; an empty one starts from `<|endoftext|>`, as every training text did.
+
+    encoder: an `encoder.Encoder`. Raises ValueError for an empty prompt if it has no such token.
+    """
+    ids = encoder.encode(prompt)
+    if not ids:
+        if encoder.eot is None:
+            raise ValueError(
+                "an empty prompt starts from <|endoftext|>, which this vocabulary lacks"
+            )
+        return [encoder.eot]
+    if len(ids) > n_ctx:
+        notice(f"of {len(ids)} prompt tokens the last {n_ctx} are read")
+    return ids
+
+
+def with_bar(new_ids: Iterable, n_tokens: int) -> Iterable:
+    """`new_ids` with a progress bar, unless the terminal shows the text: a bar would garble it."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        return new_ids
+    from tqdm import tqdm
+
+    return tqdm(new_ids, "generating", n_tokens, unit="token")
+
+
+def write_text(pieces: Iterable[str]) -> str:
+    """Print the pieces of a text as they come, and a final newline, even if interrupted."""
+    text = ""
+    try:
+        for piece in pieces:
+            text += piece
+            print(piece, end="", flush=True)
+    finally:
+        print(flush=True)
+    return text
 
 
 def as_typed(argument: str) -> str:
@@ -202,10 +256,8 @@ def run(main: Callable) -> None:
     """Call `main` with the options on the command line, and end the process as a command should.
 
     A ValueError, OSError, ImportError or MemoryError becomes one line on standard error, exit
-    status 1. Ctrl-C ends quietly with 130, or before `main` is called (see `interrupt_quietly`) by
-    the signal, which a shell shows as 130 too; a reader of the output that goes away (`| head`)
-    with 141. To use a standard stream that was closed (`>&-`) is an error, except for standard
-    error.
+    status 1. Ctrl-C ends quietly with 130, a reader of the output that goes away (`| head`) with
+    141. To use a standard stream that was closed (`>&-`) is an error, except for standard error.
     """
     import fire
 
@@ -217,8 +269,6 @@ def run(main: Callable) -> None:
     fire.decorators.SetParseFns(**parsers)(main)
     try:
         try:
-            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
             arguments = fire_arguments(sys.argv[1:], kinds)
             if arguments == ["--help"]:
                 print(_help_page(main))

@@ -1,22 +1,18 @@
 """Look inside GPT-2: the program. What it is made of is in `explaining/`."""
 
 import os
-import signal
 import sys
 import webbrowser
 from pathlib import Path
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below: no traceback
-
-import gpt2
-from command_line import check, notice, run
+from command_line import check, encode_prompt, notice, read_prompts, run
 from explaining import server
 from explaining.compare import Comparison, compare_dumps, find_hint, report
 from explaining.dump import Dump, names_table, read_dump, write_dump
 from explaining.page import N_TOKENS_TO_GENERATE, page_data, page_html
 from explaining.watch import watch
-from utils import replacing
+from generating.sampling import Sampling
+from utils import load_model, replacing
 
 
 def find_hint_with_model(
@@ -25,7 +21,7 @@ def find_hint_with_model(
     """The hint at what went wrong; None, with a notice, without the model that `ours` is of."""
     model_size = model_size or ours.about.get("model_size")
     try:
-        _, _, params = gpt2.load_model(model_size, models_dir)
+        _, _, params = load_model(model_size, models_dir)
         return find_hint(found, ours, theirs, params)
     except (OSError, ValueError) as error:
         notice(f"no hint without the model of {ours.path}: {error}; give its --model_size")
@@ -59,7 +55,7 @@ def write_values(
 ) -> None:
     """Write all values of the prompt to the file `dump`, print their names, or both."""
     encoder, hparams, params = model
-    ids = gpt2.encode_prompt(text, encoder, hparams["n_ctx"])[-hparams["n_ctx"] :]
+    ids = encode_prompt(text, encoder, hparams["n_ctx"])[-hparams["n_ctx"] :]
     values = watch(ids, params, hparams["n_head"])
     if dump is not None:
         write_dump(dump, values, ids, hparams, text, model_size)
@@ -128,7 +124,8 @@ def main(
                               python); for --compare: that of FILE
     --models_dir DIR          where model folders are kept (models)
     """
-    gpt2.check_sampling(n_tokens_to_generate, temperature, top_k, top_p, seed)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    check("n_tokens_to_generate", n_tokens_to_generate, int, 0, sys.maxsize)
     check("tolerance", tolerance, float, 0)
     if compare is not None:
         if prompt is None or dump is not None or names:
@@ -143,17 +140,16 @@ def main(
     check_replaceable(out)
     if dump is not None:
         check_replaceable(dump)
-    model = gpt2.load_model(model_size, models_dir)
-    [text] = gpt2.read_prompts(prompt, interactive=False)
+    model = load_model(model_size, models_dir)
+    [text] = read_prompts(prompt)
     if dump is not None or names:
         write_values(text, model, dump, names, model_size)
         return
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    sampling["stop_at_eot"] = stop_at_eot
+    options = {"stop_at_eot": stop_at_eot, **vars(sampling)}
     if serve:
-        server.serve(model, text, n_tokens_to_generate, **sampling)
+        server.serve(model, text, n_tokens_to_generate, **options)
     else:
-        write_page(out, page_data(text, model, n_tokens_to_generate, **sampling), open)
+        write_page(out, page_data(text, model, n_tokens_to_generate, **options), open)
 
 
 if __name__ == "__main__":

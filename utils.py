@@ -2049,3 +2049,23 @@ def load_encoder_hparams_and_params(
     if layout is None:
         raise FileNotFoundError(_what_is_missing(model_size, model_dir))
     return _read_model(model_dir, layout)
+
+
+def load_model(model_size: str | None, models_dir: str):
+    """(encoder, hparams, params) of the named model; default 124M, or offline the bundled one."""
+    if model_size is not None:
+        return load_encoder_hparams_and_params(model_size, models_dir)
+    try:
+        return load_encoder_hparams_and_params("124M", models_dir)
+    except ConnectionError as error:
+        print(
+            f"{error}; using the small bundled model, which only knows Python. "
+            "For GPT-2 124M, restore the connection or set GPT2_BASE_URL to a mirror",
+            file=sys.stderr,
+        )
+        bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
+        return load_encoder_hparams_and_params("python", bundled)
+
+
+def damage_in(params):
+    return "the logits are not finite numbers"

@@ -24,11 +24,13 @@ from pathlib import Path
 import numpy as np
 
 import gpt2
+from command_line import encode_prompt
 from encoder import BYTE_OF_SYMBOL, SYMBOL_OF_BYTE, Encoder
 from explaining.watch import Value, block_of, kind_of, watch
 from fast.product import product
+from generating.sampling import Sampling
 
-Model = tuple[Encoder, dict, dict]  # encoder, hparams, params: what `gpt2.load_model` returns
+Model = tuple[Encoder, dict, dict]  # encoder, hparams, params: what `utils.load_model` returns
 
 N_TOKENS_TO_GENERATE = 20
 N_NEXT = 10  # the most probable next tokens of each position
@@ -77,11 +79,8 @@ def page_data(
     model: Model,
     n_tokens_to_generate: int = N_TOKENS_TO_GENERATE,
     *,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int | None = None,
     stop_at_eot: bool = True,
+    **sampling,
 ) -> dict:
     """Everything that the page shows about `prompt` and what the model writes after it.
 
@@ -113,21 +112,20 @@ def page_data(
                                  first numbers of each position (of the first head)
         sources                  [{file, first_line, text}]
 
-    model: as `gpt2.load_model` returns it. The other arguments are those of `gpt2.main`.
+    model: as `utils.load_model` returns it. sampling: as in `generating.sampling.Sampling`.
     Raises ValueError for an empty prompt if the vocabulary has no <|endoftext|>, and for a model
     that computes NaN or infinity.
     """
     encoder, hparams, params = model
     n_head, n_ctx, n_layer = hparams["n_head"], hparams["n_ctx"], len(params["blocks"])
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    prompt_ids = gpt2.encode_prompt(prompt, encoder, n_ctx)
+    how = Sampling(**sampling)
+    prompt_ids = encode_prompt(prompt, encoder, n_ctx)
     new_ids = gpt2.generate(
         prompt_ids,
         params,
         n_head,
         n_tokens_to_generate,
         stop_id=encoder.eot if stop_at_eot else None,
-        rng=np.random.default_rng(seed),
         **sampling,
     )
     ids = [*prompt_ids, *new_ids][-n_ctx:]
@@ -144,7 +142,7 @@ def page_data(
         "prompt": prompt,
         "text": prompt + encoder.decode(new_ids),
         "n_tokens_to_generate": n_tokens_to_generate,
-        "sampling": sampling,
+        "sampling": {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p},
         "model": {
             "n_layer": n_layer,
             "n_head": n_head,

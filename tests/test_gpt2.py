@@ -115,7 +115,7 @@ def test_no_value_on_the_way_is_wider_than_the_parameters(model, dtype, monkeypa
     if model is gpt2:
         model.generate([1, 2, 3], params, N_HEAD, 3)
     assert {name for name, _ in Watched.seen} >= {"matmul", "exp", "tanh", "sqrt", "add"}
-    assert {found for _, found in Watched.seen} == {np.dtype(dtype)}
+    assert {found for _, found in Watched.seen} - {np.dtype(bool)} == {np.dtype(dtype)}
 
 
 def test_shapes_of_each_layer():
@@ -267,61 +267,6 @@ def test_generate_ends_before_stop_id():
 def test_generate_from_nothing_is_refused():
     with pytest.raises(ValueError, match="0 ids"):
         gpt2.generate([], random_params(TINY), N_HEAD, 5)
-
-
-# ---------------------------------------------------------------- sampling
-
-
-def draws(logits, n=4000, **options):
-    rng = np.random.default_rng(0)
-    ids = [gpt2.sample(np.asarray(logits, np.float32), rng=rng, **options) for _ in range(n)]
-    return np.bincount(ids, minlength=len(logits)) / n
-
-
-LOGITS = np.log([0.1, 0.4, 0.2, 0.3])
-
-
-def test_temperature_0_is_argmax_and_needs_no_generator():
-    assert gpt2.sample(LOGITS) == 1
-    assert gpt2.sample(np.array([2.0, 5.0, 5.0])) == 1
-
-
-def test_temperature_1_draws_from_the_softmax():
-    np.testing.assert_allclose(draws(LOGITS, temperature=1), [0.1, 0.4, 0.2, 0.3], atol=0.03)
-
-
-def test_temperature_divides_the_logits():
-    p = np.array([0.1, 0.4, 0.2, 0.3]) ** 2
-    np.testing.assert_allclose(draws(LOGITS, temperature=0.5), p / p.sum(), atol=0.03)
-    assert draws(LOGITS, n=50, temperature=1e-30).tolist() == [0, 1, 0, 0]
-
-
-def test_top_k_keeps_the_best_and_is_clamped_to_the_vocabulary():
-    p = draws(LOGITS, temperature=1, top_k=2)
-    np.testing.assert_allclose(p, [0, 4 / 7, 0, 3 / 7], atol=0.03)
-    np.testing.assert_allclose(draws(LOGITS, temperature=1, top_k=99), np.exp(LOGITS), atol=0.03)
-    assert draws(LOGITS, n=50, temperature=1, top_k=1).tolist() == [0, 1, 0, 0]
-
-
-def test_top_p_keeps_the_token_that_crosses_it():
-    p = draws(LOGITS, temperature=1, top_p=0.8)
-    np.testing.assert_allclose(p, [0, 4 / 9, 2 / 9, 3 / 9], atol=0.03)
-    assert draws(LOGITS, n=50, temperature=1, top_p=0.3).tolist() == [0, 1, 0, 0]
-    assert draws(LOGITS, n=50, temperature=1, top_p=0).tolist() == [0, 1, 0, 0]
-
-
-def test_a_token_without_probability_is_never_drawn():
-    class AlmostOne:
-        def random(self):
-            return float(np.nextafter(1.0, 0))
-
-    class Zero:
-        def random(self):
-            return 0.0
-
-    logits = np.array([-1000.0, 0.0, -1000.0, 0.0], np.float32)
-    for rng in (AlmostOne(), Zero()):
-        assert gpt2.sample(logits, temperature=1, rng=rng) in (1, 3)
 
 
 def test_the_same_seed_gives_the_same_ids():

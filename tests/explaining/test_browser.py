@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gpt2
+import utils
 from explaining.page import page_data, page_html
 from explaining.server import page_server
 from explaining.watch import Value, watch
@@ -53,7 +54,7 @@ HOSTILE_PROMPTS = {
 
 @pytest.fixture(scope="module")
 def model():
-    return gpt2.load_model("python", str(MODELS))
+    return utils.load_model("python", str(MODELS))
 
 
 class Text(NamedTuple):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import gpt2
+import utils
 from tests.faults.outcome import RIGHT, Case, FaultClass
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ class Model:
     """The bundled model, and what it writes after each prompt when nothing else runs."""
 
     def __init__(self):
-        self.encoder, hparams, self.params = gpt2.load_model("python", str(ROOT / "models"))
+        self.encoder, hparams, self.params = utils.load_model("python", str(ROOT / "models"))
         self.n_head = hparams["n_head"]
         self.prompts = [self.encoder.encode(text) for text in PROMPTS]
         self.alone = [self.write(i) for i in range(len(PROMPTS))]

@@ -1,28 +1,26 @@
-"""Options, closed standard streams, and Ctrl-C while a program starts.
+"""Options, and closed standard streams.
 
 Sets of options are drawn from a grammar, most of them valid, and are run in one long-lived process:
 `python -m tests.faults.options` reads argument lists as JSON, a line each, and answers with what
 the program wrote and how it ended. A valid set has to print what a direct call of `generate` gives.
 """
 
-import contextlib
 import io
 import itertools
 import json
 import os
 import random
 import runpy
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import gpt2
+import utils
 from tests.faults.outcome import RIGHT, Case, FaultClass, judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,7 +200,7 @@ def run_other(programs: Programs, arguments: list[str]) -> str:
 
 def option_cases(rng: random.Random, folder: Path) -> Iterator[Case]:
     programs = Programs(folder)
-    model = gpt2.load_model("python", str(ROOT / "models"))
+    model = utils.load_model("python", str(ROOT / "models"))
     try:
         while True:
             if rng.random() < 0.15:
@@ -267,59 +265,8 @@ def closed_stream_cases(rng: random.Random, folder: Path) -> Iterator[Case]:
             yield Case(f"{program} without standard {streams}", run_in)
 
 
-# ---------------------------------------------------------------- Ctrl-C
-
-
-def catches_interrupts(process: subprocess.Popen) -> bool:
-    """Whether the process has a handler of its own for SIGINT (Linux only)."""
-    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-    caught = int(status.split("SigCgt:")[1].split()[0], 16)
-    return bool(caught >> (signal.SIGINT - 1) & 1)
-
-
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen) -> None:
-    while process.poll() is None and not is_so():
-        time.sleep(0.0005)
-
-
-def run_interrupted(program: str, arguments: list[str], seconds: float, folder: Path) -> str:
-    """SIGINT so long after the program's first line. Before that Python itself starts, which nobody
-    can keep from printing a traceback."""
-    folder.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, ROOT / program, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # A shell's background job ignores Ctrl-C, and so would all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    with contextlib.suppress(OSError):  # it may have ended
-        wait_until(lambda: catches_interrupts(process), process)  # Python's own handler
-        wait_until(lambda: not catches_interrupts(process), process)  # the program's first lines
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=SECONDS)
-    if process.returncode not in (0, 130, -signal.SIGINT):
-        return f"status {process.returncode}: {stderr[-500:]!r}"
-    is_quiet = b"Traceback" not in stderr and b"Exception ignored" not in stderr
-    return RIGHT if is_quiet else f"standard error {stderr[-600:]!r}"
-
-
-def interrupt_cases(rng: random.Random, folder: Path) -> Iterator[Case]:
-    programs = program_arguments(folder)
-    del programs["gpt2_pico.py"]  # 60 lines have no room for it
-    for i in itertools.count():
-        program = rng.choice(sorted(programs))
-        seconds = rng.choice([rng.random() * 0.5, rng.random() * 0.1])
-        arguments = programs[program]
-        run_in = partial(run_interrupted, program, arguments, seconds, folder / f"{i}")
-        yield Case(f"{program} interrupted after {seconds:.4f} s", run_in)
-
-
 OPTIONS = FaultClass("options", 1000, 40, option_cases)
 CLOSED_STREAMS = FaultClass("closed standard streams", 28, 4, closed_stream_cases)
-INTERRUPTS = FaultClass("Ctrl-C while a program starts", 120, 4, interrupt_cases)
 
 
 # ---------------------------------------------------------------- the long-lived process

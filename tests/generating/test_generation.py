@@ -13,6 +13,7 @@ import pytest
 
 import gpt2
 from fast import threads
+from generating import guessing, side_by_side
 from tests.fixtures.random_models import random_params
 from utils import load_encoder_hparams_and_params
 
@@ -31,7 +32,7 @@ def prompts(n_prompts, n_vocab, longest, seed):
 @pytest.fixture
 def even_clock(monkeypatch):
     """Every pass takes equally long, so that guesses pay wherever they hold."""
-    monkeypatch.setattr(gpt2, "perf_counter", itertools.count().__next__)
+    monkeypatch.setattr(guessing, "perf_counter", itertools.count().__next__)
 
 
 # ---------------------------------------------------------------- guesses
@@ -77,7 +78,7 @@ def test_ids_do_not_depend_on_how_long_passes_take(passes, monkeypatch):
     found, n_passes = [], set()
     for seed in range(5):
         ticks = iter(np.cumsum(np.random.default_rng(seed).exponential(size=1000)))
-        monkeypatch.setattr(gpt2, "perf_counter", lambda ticks=ticks: next(ticks))
+        monkeypatch.setattr(guessing, "perf_counter", lambda ticks=ticks: next(ticks))
         passes.clear()
         found.append(gpt2.generate([1, 2, 3] * 4, params, N_HEAD, 80))
         n_passes.add(len(passes))
@@ -109,7 +110,7 @@ def test_guesses_stop_where_passes_over_several_positions_are_slow(passes, monke
         now += passes[-1][1] if passes else 1  # before and after a pass alike
         return now
 
-    monkeypatch.setattr(gpt2, "perf_counter", clock)
+    monkeypatch.setattr(guessing, "perf_counter", clock)
     params = random_params({**SIZES, "n_ctx": 300})
     gpt2.generate([1, 2, 3], params, N_HEAD, 200)
     assert sum(n_seq for _, n_seq in passes) < 1.1 * 200
@@ -127,10 +128,10 @@ def test_stop_id_ends_the_text_in_the_middle_of_a_guess(even_clock):
 def test_a_choice_too_close_to_call_is_left_to_a_pass_of_its_own():
     logits = np.zeros((3, 5), np.float32)
     logits[0, 2], logits[1, 3], logits[1, 4], logits[2, 0] = 5, 7, 7 + 1e-5, 5
-    assert gpt2.confirmed([2, 4], logits) == ([2], False)
+    assert guessing.confirmed([2, 4], logits) == ([2], False)
     logits[1, 3] = 6
-    assert gpt2.confirmed([2, 4], logits) == ([2, 4, 0], True)
-    assert gpt2.confirmed([2, 3], logits) == ([2, 4], True)
+    assert guessing.confirmed([2, 4], logits) == ([2, 4, 0], True)
+    assert guessing.confirmed([2, 3], logits) == ([2, 4], True)
 
 
 def test_what_is_not_sure_is_decided_by_the_next_pass_over_one_position(
@@ -139,7 +140,7 @@ def test_what_is_not_sure_is_decided_by_the_next_pass_over_one_position(
     params = random_params({**SIZES, "n_ctx": 300})
     plain = gpt2.generate([1, 2, 3], params, N_HEAD, 80, lookup=False)
     passes.clear()
-    monkeypatch.setattr(gpt2, "too_close", lambda logits: True)
+    monkeypatch.setattr(guessing, "too_close", lambda logits: True)
     assert gpt2.generate([1, 2, 3], params, N_HEAD, 80) == plain
     guessed = [i for i, (_, n_seq) in enumerate(passes) if i > 0 and n_seq > 1]
     assert guessed and all(passes[i + 1] == (1, 1) for i in guessed)
@@ -184,7 +185,7 @@ def test_a_text_whose_choice_is_not_sure_is_asked_alone(monkeypatch):
         return logits if len(inputs) == 1 else -logits
 
     monkeypatch.setattr(gpt2, "gpt2", upside_down)
-    monkeypatch.setattr(gpt2, "too_close", lambda logits: True)
+    monkeypatch.setattr(side_by_side, "too_close", lambda logits: True)
     for ids, new_ids in zip(texts, write_side_by_side(texts, params, 50, range(4)), strict=True):
         assert new_ids == gpt2.generate(ids, params, N_HEAD, 50, lookup=False)
 
@@ -241,7 +242,7 @@ def test_a_pass_over_several_positions_is_the_textbook_pass(n_before, n_new, n_t
     logits = gpt2.gpt2(new, **params, n_head=N_HEAD, caches=caches, n_last=n_last)
     np.testing.assert_allclose(logits[0], expected[-n_last:], atol=1e-9)
     for cache, k, v in zip(caches, expected_k, expected_v, strict=True):
-        assert cache.n_seq == [len(ids)]
+        assert cache.n_cached == [len(ids)]
         np.testing.assert_allclose(cache.k[0, :, : len(ids)], k, atol=1e-9)
         np.testing.assert_allclose(cache.v[0, :, : len(ids)], v, atol=1e-9)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import gpt2
+import utils
 from encoder import Encoder, byte_level_vocab, get_encoder
 from tests.fixtures.random_models import random_params
 from utils import save_model_folder
@@ -48,7 +49,7 @@ def run_gpt2(models_dir, *arguments, stdin="", code=0, **options):
 
 
 def expected_text(models_dir, prompt, n=40, **options):
-    encoder, hparams, params = gpt2.load_model("tiny", str(models_dir))
+    encoder, hparams, params = utils.load_model("tiny", str(models_dir))
     ids = encoder.encode(prompt) or [encoder.eot]
     options.setdefault("stop_id", encoder.eot)
     return encoder.decode(gpt2.generate(ids, params, hparams["n_head"], n, **options))
@@ -260,7 +261,7 @@ def test_without_network_and_model_size_the_bundled_model_answers(tmp_path):
 
 
 def test_whole_characters_only(models_dir, monkeypatch):
-    encoder, _, _ = gpt2.load_model("tiny", str(models_dir))
+    encoder, _, _ = utils.load_model("tiny", str(models_dir))
     ids = encoder.encode("é🙂a🏳️‍🌈") + encoder.encode("🙂")[:3]  # the last one is cut short
     monkeypatch.setattr(gpt2, "generate_stream", lambda *args, **options: iter(ids))
     pieces = []

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gpt2
+import utils
 from encoder import Encoder, byte_level_vocab
 from explaining.compare import compare_dumps
 from explaining.dump import Dump, read_dump, write_dump
@@ -58,7 +59,7 @@ def run(models_dir, tmp_path):
 
 
 def values_of(models_dir, prompt):
-    encoder, hparams, params = gpt2.load_model("tiny", str(models_dir))
+    encoder, hparams, params = utils.load_model("tiny", str(models_dir))
     ids = encoder.encode(prompt) or [encoder.eot]
     return ids, watch(ids, params, hparams["n_head"])
 
@@ -83,7 +84,7 @@ def test_the_page_is_of_the_prompt_and_of_what_the_model_adds(run, models_dir, t
     out, err = run(PROMPT, "--n_tokens_to_generate=5", "--temperature=1", "--seed=3")
     assert (out, err) == ("explain.html\n", "")
     assert [path.name for path in tmp_path.iterdir()] == ["explain.html"]
-    model = gpt2.load_model("tiny", str(models_dir))
+    model = utils.load_model("tiny", str(models_dir))
     expected = page_data(PROMPT, model, 5, temperature=1.0, seed=3)
     shown = data_of((tmp_path / "explain.html").read_text(encoding="utf-8"))
     assert shown["text"] == expected["text"] and shown["ids"] == expected["ids"]
