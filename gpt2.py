@@ -181,6 +181,9 @@ def empty_caches(
     return [KVCache(zeros(), zeros(), np.zeros(n_texts, int)) for _ in params["blocks"]]
 
 
+HIDDEN = -1e10  # what the mask adds to the score of a key that a query may not see
+
+
 def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Array | float:
     """The mask for attention that keeps every position from looking at a later one.
 
@@ -199,7 +202,7 @@ def causal_mask(n_q: int, n_k: int, n_seq: int | Array, dtype: np.dtype) -> Arra
     # [n_q, 1] or [n_texts, n_q, 1]
     query_positions = np.asarray(n_seq)[..., None, None] + np.arange(-n_q, 0)[:, None]
     is_later = np.arange(n_k) > query_positions  # [n_q, n_k] or [n_texts, n_q, n_k]
-    mask = is_later * dtype.type(-1e10)
+    mask = is_later * dtype.type(HIDDEN)
     return mask if mask.ndim == 2 else mask[:, None]
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import gpt2
-from explaining.page import page_data, page_html
+from explaining.page import page_html
+from explaining.page_data import page_data
 from explaining.server import page_server
 from explaining.watch import Value, watch
 from tests.fixtures import browser
