@@ -1,4 +1,4 @@
-// Draws attention: the matrix of a head, and what the chosen position looks at, as lines and numbers.
+// Draws attention: the matrix of a head, and what the chosen position looks at: lines and numbers.
 
 import { range } from "./arrays.js";
 import { chooseHead, choosePosition } from "./choices.js";
@@ -27,8 +27,7 @@ export function buildAttention() {
     columnLabelHeight: 72,
     rowLabel: positionLabel,
     columnLabel: positionLabel,
-    share: (row, column) =>
-      column > row ? null : attentionWeight(state.block, state.head, row, column),
+    share: (row, column) => (column > row ? null : attentionWeight(row, column)),
     describe: describeWeight,
     onchoose: ({ row }) => choosePosition(row),
   });
@@ -39,13 +38,13 @@ function describeWeight(query, key) {
   const from = `Position ${positionOf(query)} ${quoted(ids[query])}`;
   const to = `position ${positionOf(key)} ${quoted(ids[key])}`;
   if (key > query) return `${from} cannot see ${to}, which comes later.`;
-  const weight = attentionWeight(state.block, state.head, query, key);
+  const weight = attentionWeight(query, key);
   return `${from} looks at ${to} with weight ${weight.toFixed(3)}.`;
 }
 
-// How much position `query` attends to `key`, by one head, or the mean of all heads of the block.
-function attentionWeight(block, head, query, key) {
-  if (key > query) return 0;
+// How much position `query` attends to `key`, by the chosen head, or the mean of all of the block.
+function attentionWeight(query, key) {
+  const { block, head } = state;
   const weights = state.data.attention;
   const place = (query * (query + 1)) / 2 + key; // of the triangle, row by row
   if (head !== "mean") return weights.at(block, head, place);
@@ -95,8 +94,8 @@ export function showAttention() {
 }
 
 function showAttentionRow() {
-  const { data, i, block, head } = state;
-  const weights = range(i + 1).map((key) => attentionWeight(block, head, i, key));
+  const { data, i } = state;
+  const weights = range(i + 1).map((key) => attentionWeight(i, key));
   const rows = weights.map((weight, key) =>
     attentionRow(String(positionOf(key)), tokenElement(data.ids[key]), weight, {
       "data-at": positionOf(key),
@@ -125,7 +124,7 @@ const LINES_WIDTH = 120;
 
 // The tokens twice, side by side: from the chosen one on the left to those it looks at.
 function showLines() {
-  const { data, i, block, head } = state;
+  const { data, i } = state;
   const column = (name) =>
     element(
       "ol",
@@ -141,7 +140,7 @@ function showLines() {
   const y = (k) => (k + 0.5) * LINE_HEIGHT;
   const half = LINES_WIDTH / 2;
   const lines = range(i + 1).map((key) => {
-    const weight = attentionWeight(block, head, i, key);
+    const weight = attentionWeight(i, key);
     return svg("path", {
       d: `M0 ${y(i)} C${half} ${y(i)} ${half} ${y(key)} ${LINES_WIDTH} ${y(key)}`,
       class: "line",

@@ -16,7 +16,7 @@ export function svg(tag, attributes, ...children) {
 function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null) node.setAttribute(name, value);
+    else node.setAttribute(name, value);
   }
   node.append(...children); // strings become text nodes
   return node;
@@ -30,7 +30,7 @@ export const fact = (name, value) =>
   element("div", {}, element("dt", {}, name), element("dd", {}, value));
 
 // A bar with its label and number. `share`: how much of the width it fills, 0 to 1.
-export function bar(label, share, number, attributes) {
+export function bar(label, share, number, attributes = {}) {
   const fill = element("span", { class: "fill" });
   fill.style.inlineSize = `${100 * share}%`;
   return element(

@@ -1,4 +1,4 @@
-// Draws all heads as small pictures, a button each.
+// Draws all heads as small pictures, a button each: thumbnails of their matrices.
 
 import { bounded, range } from "./arrays.js";
 import { GRID_STEPS, moveWithArrows } from "./arrow_keys.js";

@@ -51,7 +51,6 @@ function lensCell(row, i) {
       "data-row": row,
       tabindex: -1,
       "data-probability": lens.probabilities.at(row, i, 0),
-      "data-id": lens.ids.at(row, i, 0),
     },
     tokenElement(lens.ids.at(row, i, 0)),
   );
@@ -87,9 +86,7 @@ export function showLensCell() {
   const where = lensRow === 0 ? "the embeddings" : label.replace(" ", " of block ");
   const bars = range(data.lens.ids.shape[2]).map((k) => {
     const p = data.lens.probabilities.at(lensRow, i, k);
-    return bar(tokenElement(data.lens.ids.at(lensRow, i, k)), p, percent(p), {
-      "data-probability": p,
-    });
+    return bar(tokenElement(data.lens.ids.at(lensRow, i, k)), p, percent(p));
   });
   byId("lens-cell").replaceChildren(
     element("h3", {}, `After ${where}, at position ${positionOf(i)} `, tokenElement(data.ids[i])),

@@ -1,4 +1,4 @@
-// Draws what comes next: the most probable tokens after the chosen one, and how probable the text is.
+// Draws what comes next: the most probable tokens after each position, and how the text fares.
 
 import { range } from "./arrays.js";
 import { bar, byId, element, fact, meter, tokenElement } from "./elements.js";
@@ -29,14 +29,9 @@ function surpriseRow(id, k, largest) {
     { "data-at": positionOf(k + 1) },
     element("td", {}, String(positionOf(k + 1))),
     element("th", { scope: "row" }, tokenElement(id)),
-    element("td", { "data-probability": probabilityOfActual(k) }, percent(probabilityOfActual(k))),
-    element("td", { "data-rank": next.ranks.at(k) }, String(next.ranks.at(k))),
-    element(
-      "td",
-      { "data-surprise": surprise },
-      meter((4 * surprise) / largest),
-      surprise.toFixed(2),
-    ),
+    element("td", {}, percent(probabilityOfActual(k))),
+    element("td", {}, String(next.ranks.at(k))),
+    element("td", {}, meter((4 * surprise) / largest), surprise.toFixed(2)),
   );
 }
 

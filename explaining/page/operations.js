@@ -8,8 +8,8 @@ import { count, shortNumber } from "./text.js";
 export function buildOperations() {
   const { operations, model } = state.data;
   byId("operations-text").textContent =
-    `All ${operations.names.length} values that the model computes, in order, from the ids to the ` +
-    `logits, under the names that explain.py --dump gives them. Each has its formula, a few ` +
+    `All ${operations.names.length} values that the model computes, in order, from the ids to ` +
+    `the logits, under the names that explain.py --dump gives them. Each has its formula, a few ` +
     `numbers and the lines of gpt2.py that compute it. The numbers are the first ones of the ` +
     `chosen position; where there are heads, of head 0.`;
   const groups = [
@@ -115,7 +115,7 @@ function sourceElement({ file, first_line, text }, functionName) {
   const numbered = lines.map((line, k) =>
     element(
       "span",
-      { class: "code-line" },
+      {},
       element("span", { class: "line-number" }, String(first_line + k)),
       `${line}\n`,
     ),

@@ -1,7 +1,7 @@
 // Fills page.html from the data that explaining/page_data.py has computed, and follows the reader.
 //
-// Each section has a file. `build...` draws what depends on the data alone, `show...` what depends on
-// a choice, and `follow...` listens to the reader.
+// Each section has a file. In it, `build...` draws what depends on the data alone, `show...` what
+// depends on a choice, and `follow...` listens to the reader.
 
 import {
   buildAttention,

@@ -10,49 +10,46 @@ import { blockLabel, streamChart, streamLegend } from "./stream_chart.js";
 import { quoted } from "./text.js";
 
 export function buildResidual() {
-  const { residual, model } = state.data;
-  const sizeMap = (array, firstLabel, nRows, name) => {
-    const logs = array.numbers.map((x) => Math.log(Math.max(x, 1e-9)));
-    const low = Math.min(...logs);
-    const high = Math.max(...logs);
-    return {
-      label: `${name} by block and position`,
-      nRows,
-      nColumns: nSeq(),
-      positionIsRow: false,
-      isSquare: false,
-      smallest: 4,
-      largest: 24,
-      rowLabelWidth: 28,
-      columnLabelHeight: 0,
-      rowLabel: (row) => blockLabel(row + firstLabel),
-      columnLabel: positionLabel,
-      // Lengths differ by factors, so their logarithms are shown; squared, since `colourOf` takes
-      // the root.
-      share: (row, column) =>
-        ((Math.log(Math.max(array.at(row, column), 1e-9)) - low) / (high - low || 1)) ** 2,
-      describe: (row, column) => {
-        const block = row + firstLabel < 0 ? "Embeddings" : `Block ${row + firstLabel}`;
-        const token = quoted(state.data.ids[column]);
-        const size = array.at(row, column).toFixed(2);
-        return `${block}, position ${positionOf(column)} ${token}: ${size}`;
-      },
-      onchoose: ({ column }) => choosePosition(column),
-    };
+  const { residual } = state.data;
+  const draw = (id, ...which) => new Heatmap(byId(id), sizeMap(...which));
+  heatmaps.attentionSizes = draw("attention-sizes", "What attention adds", residual.attention, 0);
+  heatmaps.feedForwardSizes = draw(
+    "feed-forward-sizes",
+    "What feed-forward adds",
+    residual.feed_forward,
+    0,
+  );
+  heatmaps.streamSizes = draw("stream-sizes", "The stream", residual.sizes, -1);
+}
+
+// The options of a heatmap whose rows are blocks; -1 stands for the embeddings.
+function sizeMap(name, array, firstBlock) {
+  const logarithm = (x) => Math.log(Math.max(x, 1e-9)); // lengths differ by factors
+  const logs = array.numbers.map(logarithm);
+  const low = Math.min(...logs);
+  const high = Math.max(...logs);
+  return {
+    label: `${name} by block and position`,
+    nRows: array.shape[0],
+    nColumns: nSeq(),
+    positionIsRow: false,
+    isSquare: false,
+    smallest: 4,
+    largest: 24,
+    rowLabelWidth: 28,
+    columnLabelHeight: 0,
+    rowLabel: (row) => blockLabel(row + firstBlock),
+    columnLabel: positionLabel,
+    // Squared, since `colourOf` takes the root.
+    share: (row, column) => ((logarithm(array.at(row, column)) - low) / (high - low || 1)) ** 2,
+    describe: (row, column) => {
+      const block = row + firstBlock < 0 ? "Embeddings" : `Block ${row + firstBlock}`;
+      const token = quoted(state.data.ids[column]);
+      const size = array.at(row, column).toFixed(2);
+      return `${block}, position ${positionOf(column)} ${token}: ${size}`;
+    },
+    onchoose: ({ column }) => choosePosition(column),
   };
-  const n = model.n_layer;
-  heatmaps.attentionSizes = new Heatmap(
-    byId("attention-sizes"),
-    sizeMap(residual.attention, 0, n, "What attention adds"),
-  );
-  heatmaps.feedForwardSizes = new Heatmap(
-    byId("feed-forward-sizes"),
-    sizeMap(residual.feed_forward, 0, n, "What feed-forward adds"),
-  );
-  heatmaps.streamSizes = new Heatmap(
-    byId("stream-sizes"),
-    sizeMap(residual.sizes, -1, n + 1, "The stream"),
-  );
 }
 
 export function showStream() {
@@ -69,15 +66,12 @@ export function showStream() {
 function streamRows() {
   const { residual, model } = state.data;
   const { i } = state;
-  const cell = (name, x) => element("td", { [`data-${name}`]: x }, x === null ? "–" : x.toFixed(2));
-  const row = (label, attention, feedForward, size) =>
+  const row = (label, ...sizes) =>
     element(
       "tr",
       {},
       element("th", { scope: "row" }, label),
-      cell("attention", attention),
-      cell("feed-forward", feedForward),
-      cell("size", size),
+      ...sizes.map((size) => element("td", {}, size === null ? "–" : size.toFixed(2))),
     );
   return [
     row("embeddings", null, null, residual.sizes.at(0, i)),

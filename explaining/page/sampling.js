@@ -1,4 +1,4 @@
-// Draws how the token after the last one is drawn: sliders, and bars that follow them.
+// Draws the sliders of sampling, and how probable they make the token after the last one.
 
 import { range } from "./arrays.js";
 import { bar, byId } from "./elements.js";
@@ -18,10 +18,7 @@ export function buildSampling() {
   byId("temperature").max = Math.max(2, sampling.temperature);
   // Greedy choice would show a single bar, so a page without sampling begins as trained.
   const start = sampling.temperature ? sampling : { temperature: 1, top_k: 0, top_p: 1 };
-  for (const [id, name] of Object.entries(SLIDERS)) {
-    byId(id).step = id === "top-k" ? 1 : 0.01;
-    byId(id).value = start[name];
-  }
+  for (const [id, name] of Object.entries(SLIDERS)) byId(id).value = start[name];
   showSampling();
 }
 

@@ -36,7 +36,6 @@ function tokenButton(i) {
 export function showToken() {
   const { data, i } = state;
   const id = data.ids[i];
-  const token = data.tokens[id];
   for (const button of byId("token-list").children) {
     const isChosen = button === tokenButton(i);
     button.tabIndex = isChosen ? 0 : -1;
@@ -48,10 +47,10 @@ export function showToken() {
       "dl",
       { class: "facts" },
       fact("Id", String(id)),
-      fact("Bytes", hexBytes(token.bytes)),
+      fact("Bytes", hexBytes(data.tokens[id].bytes)),
       fact("Comes from", i >= nSeq() - data.n_generated ? "the model" : "the prompt"),
     ),
-    ...mergeTable(data.merges[id], token),
+    ...mergeTable(data.merges[id]),
   );
 }
 
