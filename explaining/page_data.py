@@ -35,30 +35,6 @@ MAX_POSITIONS = 128
 
 WEIGHT_STEPS = 2**16 - 1  # an attention weight is stored as a whole number of these
 
-# name without its block -> how it is computed from the values before it
-FORMULAS = {
-    "wte": "wte[ids]",
-    "wpe": "wpe[positions]",
-    "embeddings": "wte[ids] + wpe[positions]",
-    "ln_1": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
-    "attn.c_attn": "ln_1 @ w + b",
-    "attn.q": "the first third of c_attn, in n_head pieces of d_head numbers",
-    "attn.k": "the second third of c_attn, in n_head pieces of d_head numbers",
-    "attn.v": "the last third of c_attn, in n_head pieces of d_head numbers",
-    "attn.scores": "q @ kᵀ / √d_head + mask",
-    "attn.weights": "softmax(scores) = exp(scores) / Σ exp(scores), row by row",
-    "attn.heads": "weights @ v",
-    "attn.c_proj": "(all heads side by side) @ w + b",
-    "residual_after_attn": "x + attn.c_proj",
-    "ln_2": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
-    "mlp.c_fc": "ln_2 @ w + b",
-    "mlp.gelu": "x / 2 * (1 + tanh(√(2 / π) * (x + 0.044715 x³)))",
-    "mlp.c_proj": "gelu @ w + b",
-    "h": "residual_after_attn + mlp.c_proj",
-    "ln_f": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
-    "logits": "ln_f @ wteᵀ",
-}
-
 
 def page_data(
     prompt: str,
@@ -95,10 +71,11 @@ def page_data(
         residual                 sizes [n_layer + 1, n_seq], of the stream before the first block
                                  and after each; attention, feed_forward [n_layer, n_seq]: the
                                  sizes of what they add. A size is the length of the vector.
-        operations               names, functions, descriptions, formulas, shapes, sources (places
-                                 in the list below), one of each for each value of `watch`; limits
-                                 [n, 3]: smallest, largest, mean; samples [n, n_seq, N_SAMPLES]: the
-                                 first numbers of each position (of the first head)
+        operations               names, blocks, functions, descriptions, formulas, shapes, sources
+                                 (places in the list below), one of each for each value of `watch`;
+                                 limits [n, 3]: smallest, largest, mean; samples
+                                 [n, n_seq, N_SAMPLES]: the first numbers of each position (of the
+                                 first head)
         sources                  [{file, first_line, text}]
         masked                   scores up to this one are of keys that the query may not see
 
@@ -303,6 +280,31 @@ def residual_sizes(values: dict[str, Value]) -> dict[str, np.ndarray]:
         "attention": sizes("attn.c_proj"),
         "feed_forward": sizes("mlp.c_proj"),
     }
+
+
+# name without its block -> how it is computed from the values before it
+FORMULAS = {
+    "wte": "wte[ids]",
+    "wpe": "wpe[positions]",
+    "embeddings": "wte[ids] + wpe[positions]",
+    "ln_1": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
+    "attn.c_attn": "ln_1 @ w + b",
+    "attn.q": "the first third of c_attn, in n_head pieces of d_head numbers",
+    "attn.k": "the second third of c_attn, in n_head pieces of d_head numbers",
+    "attn.v": "the last third of c_attn, in n_head pieces of d_head numbers",
+    "attn.scores": "q @ kᵀ / √d_head + mask",
+    "attn.weights": "softmax(scores) = exp(scores) / Σ exp(scores), row by row",
+    "attn.heads": "weights @ v",
+    "attn.c_proj": "(all heads side by side) @ w + b",
+    "residual_after_attn": "x + attn.c_proj",
+    "ln_2": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
+    "mlp.c_fc": "ln_2 @ w + b",
+    "mlp.gelu": "x / 2 * (1 + tanh(√(2 / π) * (x + 0.044715 x³)))",
+    "mlp.c_proj": "gelu @ w + b",
+    "h": "residual_after_attn + mlp.c_proj",
+    "ln_f": "(x - mean(x)) / √(variance(x) + 10⁻⁵) * g + b",
+    "logits": "ln_f @ wteᵀ",
+}
 
 
 def operations(values: dict[str, Value], n_seq: int) -> dict:
