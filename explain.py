@@ -9,7 +9,8 @@ from command_line import check, encode_prompt, notice, read_prompts, run
 from explaining import server
 from explaining.compare import Comparison, compare_dumps, find_hint, report
 from explaining.dump import Dump, names_table, read_dump, write_dump
-from explaining.page import N_TOKENS_TO_GENERATE, page_data, page_html
+from explaining.page import page_html
+from explaining.page_data import N_TOKENS_TO_GENERATE, page_data
 from explaining.watch import watch
 from generating.sampling import Sampling
 from utils import load_model, replacing

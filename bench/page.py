@@ -16,7 +16,8 @@ import urllib.request
 from pathlib import Path
 
 from bench.measure import Options, machine, print_table, random_model, seconds, write_json
-from explaining.page import page_data, page_html
+from explaining.page import page_html
+from explaining.page_data import page_data
 from explaining.server import PageServer, page_server
 from tests.fixtures.browser import chromium, missing
 from tests.fixtures.http_server import running

@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from explaining.page import page_data, page_html
+from explaining.page import page_html
+from explaining.page_data import page_data
 from tests.fixtures import browser
 from utils import load_encoder_hparams_and_params
 

@@ -16,14 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 import gpt2
-from explaining.watch import block_of, kind_of
+from explaining.watch import MASKED, block_of, kind_of
 from fast.product import product
 
 Array = np.ndarray
 Results = Iterator[tuple[str, Array]]
 
 CORRECT = ""
-MASKED = -1e9  # a score below this is that of a key that the query may not see
 CLEARLY = 0.1  # how much nearer to the other dump a mistake's result must be than the correct one's
 CERTAINLY = 0.001  # if it is so much nearer, no farther operation is tried
 
@@ -33,8 +32,9 @@ def difference(ours: Array, theirs: Array) -> Array:
 
     Masked scores count as equal, whatever large negative number stands for them.
 
-    >>> difference(np.array([0.5, 200.0, -1e10]), np.array([0.6, 202.0, -np.inf])).round(3)
-    array([0.1 , 0.01, 0.  ])
+    >>> ours, theirs = [0.5, 200.0, -1e10, -1e10], [0.6, 202.0, -1e9, -np.inf]
+    >>> difference(np.array(ours), np.array(theirs)).round(3)
+    array([0.1 , 0.01, 0.  , 0.  ])
     """
     ours, theirs = (np.maximum(x.astype(np.float64), MASKED) for x in (ours, theirs))
     return np.abs(theirs - ours) / np.maximum(1, np.abs(ours))
@@ -366,7 +366,7 @@ def _q_k_or_v(here: Here) -> Results:
 
 
 def _scores(q: Array, k: Array, is_seen: Array, scale: float) -> Array:
-    return np.where(is_seen, q @ k.swapaxes(-1, -2) * np.float32(scale), np.float32(-1e10))
+    return np.where(is_seen, q @ k.swapaxes(-1, -2) * np.float32(scale), np.float32(gpt2.HIDDEN))
 
 
 def _scores_and_mistakes(here: Here) -> Iterator[tuple[str, Array]]:

@@ -35,7 +35,8 @@ from socket import SHUT_RD, SHUT_WR, socket
 from urllib.parse import parse_qs
 
 from command_line import notice
-from explaining.page import N_TOKENS_TO_GENERATE, page_data, page_html
+from explaining.page import page_html
+from explaining.page_data import N_TOKENS_TO_GENERATE, page_data
 
 MAX_BODY = 1 << 16  # bytes of a request's body: some ten times the longest text a model can see
 MAX_CONNECTIONS = 16

@@ -44,6 +44,10 @@ import numpy as np
 
 import gpt2
 
+# Scores up to this one are of keys that the query may not see: in other people's models, too, of
+# which some add -1e9.
+MASKED = gpt2.HIDDEN / 10
+
 
 class Source(NamedTuple):
     """Lines of a source file: its path, the number of the first line, and their text."""

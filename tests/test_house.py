@@ -21,8 +21,9 @@ MODEL = ["gpt2", "generating", "fast", "command_line", "utils", "model_files", "
 BELOW_PROGRAMS = ["training", *MODEL]
 MAY_IMPORT = {
     "explain": ["explaining", *BELOW_PROGRAMS],
-    "explaining.server": ["explaining.page", "explaining.dump", "explaining.watch", *MODEL],
-    "explaining.page": ["explaining.dump", "explaining.watch", *MODEL],
+    "explaining.server": ["explaining.page", "explaining.page_data", "command_line"],
+    "explaining.page": [],
+    "explaining.page_data": ["explaining.watch", *MODEL],
     "explaining.compare": ["explaining.mistakes", "explaining.dump", "explaining.watch", *MODEL],
     "explaining.mistakes": ["explaining.watch", *MODEL],
     "explaining.dump": ["explaining.watch", *MODEL],

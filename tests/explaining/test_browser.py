@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +10,12 @@ import pytest
 
 import gpt2
 import utils
-from explaining.page import page_data, page_html
+from explaining.page import page_html
+from explaining.page_data import page_data
 from explaining.server import page_server
 from explaining.watch import Value, watch
 from tests.fixtures import browser
+from tests.fixtures.drawing import drawing_probabilities
 from tests.fixtures.http_server import running
 
 if browser.missing():
@@ -140,34 +141,6 @@ def softmax(logits):
     return e / e.sum()
 
 
-def drawing_probabilities(logits, n_best, *options):
-    """{id: the probability with which `sample` draws it}, of the best that it draws at all.
-
-    `sample` goes through the tokens, best first, and takes the one in whose share of 0 to 1 the
-    random number lies. So the shares end where its choice changes, which bisection finds.
-    """
-
-    class Rng:
-        def __init__(self, number):
-            self.random = lambda: number
-
-    def choice(number):
-        return gpt2.sample(logits, *options, Rng(number))
-
-    almost_one = math.nextafter(1.0, 0.0)
-    shares, start = {}, 0.0
-    while len(shares) < n_best:
-        chosen, low, high = choice(start), start, 1.0
-        if choice(almost_one) == chosen:
-            return {**shares, chosen: 1.0 - start}
-        while high - low > 1e-8:
-            middle = (low + high) / 2
-            low, high = (middle, high) if choice(middle) == chosen else (low, middle)
-        shares[chosen] = high - start
-        start = high
-    return shares
-
-
 # ---------------------------------------------------------------- from a file
 
 
@@ -244,6 +217,15 @@ def test_a_token_is_chosen_by_keyboard(open_page, page_file, text):
     np.testing.assert_allclose(shown, expected, atol=PROBABILITY_TOLERANCE)
     assert numbers(page, "#candidates [data-candidate]", "candidate") == best[: len(shown)].tolist()
     assert len(numbers(page, "#attention-row [data-weight]", "weight")) == 6
+
+
+def test_scores_of_later_positions_are_masked(open_page, page_file):
+    page = open_page(page_file.as_uri())
+    open_details(page)
+    choose(page, 1)
+    page.locator('[data-name="h.0.attn.scores"]').evaluate("node => { node.open = true; }")
+    shown = page.inner_text('[data-name="h.0.attn.scores"] [data-operation]')
+    assert shown.startswith("position 1: ") and shown.endswith("  masked  masked …")
 
 
 def test_sliders_change_the_bars_as_sampling_would(open_page, page_file, text):

@@ -17,7 +17,7 @@ import pytest
 
 from encoder import Encoder, byte_level_vocab
 from explaining import server as server_module
-from explaining.page import page_data
+from explaining.page_data import page_data
 from explaining.server import MAX_BODY, MAX_CONNECTIONS, Handler, PageServer, page_server
 from tests.fixtures.http_server import running
 from tests.fixtures.random_models import random_params

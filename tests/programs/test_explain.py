@@ -17,7 +17,7 @@ import utils
 from encoder import Encoder, byte_level_vocab
 from explaining.compare import compare_dumps
 from explaining.dump import Dump, read_dump, write_dump
-from explaining.page import page_data
+from explaining.page_data import page_data
 from explaining.watch import watch
 from tests.fixtures.random_models import GPT2_124M, TINY, random_params, random_prompt
 from utils import save_model_folder
