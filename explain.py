@@ -16,7 +16,7 @@ from explaining.compare import Comparison, compare_dumps, find_hint, report
 from explaining.dump import Dump, names_table, read_dump, write_dump
 from explaining.page import N_TOKENS_TO_GENERATE, page_data, page_html
 from explaining.watch import watch
-from utils import replacing
+from model_files.disk import replacing
 
 
 def find_hint_with_model(

@@ -47,7 +47,6 @@ numbers, since a float64 scalar of NumPy such as `np.sqrt(2)` would turn float32
 from __future__ import annotations  # so that no hint is looked up, in jax.numpy for instance
 
 import math
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,7 +62,7 @@ from fast.lookup import Guesses
 from fast.product import blas_threads_for, product
 from fast.schedule import by_columns, by_queries, by_rows
 from fast.threads import use_threads
-from utils import load_encoder_hparams_and_params, notice_writers_of_mapped_files
+from utils import load_model
 
 Array = np.ndarray
 
@@ -648,22 +647,6 @@ def generate_side_by_side(
 
 
 # ---------------------------------------------------------------- the command
-
-
-def load_model(model_size: str | None, models_dir: str):
-    """(encoder, hparams, params) of the named model; default 124M, or offline the bundled one."""
-    notice_writers_of_mapped_files()
-    if model_size is not None:
-        return load_encoder_hparams_and_params(model_size, models_dir)
-    try:
-        return load_encoder_hparams_and_params("124M", models_dir)
-    except ConnectionError as error:
-        notice(
-            f"{error}; using the small bundled model, which only knows Python. "
-            "For GPT-2 124M, restore the connection or set GPT2_BASE_URL to a mirror"
-        )
-        bundled = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models")
-        return load_encoder_hparams_and_params("python", bundled)
 
 
 def read_prompts(prompt: str | None, interactive: bool) -> Iterator[str]:
