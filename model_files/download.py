@@ -164,9 +164,12 @@ def _fetch_rest(url: str, part: Part, file: PublishedFile) -> PublishedFile:
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             raise _error_without_response(url, error) from None
         with response:
+            if response.status_code == 416 and part.size:  # it is as long as the file, or longer
+                part.discard()
+                return _fetch_rest(url, part, file)
             for each in (*response.history, response):
                 file = _with_size_and_hash(file, each.headers)
-            _check_status(response, url, part)
+            _check_status(response, url)
             start, size = _start_and_size(response, url, part, file)
             try:
                 _append(response, part, start, size)
@@ -223,15 +226,9 @@ def _with_size_and_hash(file: PublishedFile, headers) -> PublishedFile:
     return file
 
 
-def _check_status(response, url: str, part: Part) -> None:
-    """Raise an error unless the response is a file, or the end of one.
-
-    If the server has no bytes after those of `part`, the part is discarded, to start over.
-    """
+def _check_status(response, url: str) -> None:
+    """Raise an error unless the response is a file, or the end of one."""
     status = f"{response.status_code} {response.reason}".strip()
-    if response.status_code == 416:  # the part is as long as the file, or longer
-        part.discard()
-        raise _Trouble(status)
     if response.status_code == 429 or response.status_code >= 500:
         raise _Busy(status)
     if response.status_code in (401, 404):  # 401 is the Hub's status for an unknown repository

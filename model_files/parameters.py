@@ -73,7 +73,8 @@ def collect(
     """The nested parameters of a file, as float32 arrays of the shapes that `hparams` asks for.
 
     `shapes` lists all tensors of the file by their names there; `read(name)` returns the values of
-    one, in any shape. Raises ValueError for a tensor that is missing or has another shape.
+    one, in any shape. Views of the file are not looked at; of what has to be copied the values are
+    checked. Raises ValueError for a tensor that is missing, has another shape, or is damaged.
     """
     check_shapes(path, hparams, name_in_file, shapes)
 
@@ -82,9 +83,13 @@ def collect(
         try:
             with np.errstate(over="ignore"):  # what is too large for float32 becomes an infinity
                 # Copies only what is not float32 yet, or not at a multiple of four bytes.
-                return np.require(read(name), np.float32, ["ALIGNED"]).reshape(shape)
+                array = np.require(read(name), np.float32, ["ALIGNED"]).reshape(shape)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: cannot read {name}: {error}") from None
+        # A copy no longer knows its file, so that `damage_in` could not name it.
+        if _file_of(array) is None and (damage := _damage(array)):
+            raise ValueError(f"{path}: {name} has {damage}, so it is damaged")
+        return array
 
     return map_params(parameter, parameter_shapes(hparams))
 

@@ -26,9 +26,9 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 def read_safetensors(path: Path, hparams: dict[str, int]) -> dict:
     """The parameters in a file, nested as in `parameter_shapes`, w [n_in, n_out].
 
-    Float32 ones are read-only views of the file; others are converted, and so copied. The header is
-    checked, the values are not. Raises ValueError if the file is damaged or does not fit `hparams`,
-    OSError if it cannot be read.
+    Float32 ones are read-only views of the file, whose values are not looked at; others are
+    converted, and checked for NaN. Raises ValueError if the file is damaged or does not fit
+    `hparams`, OSError if it cannot be read.
     """
     entries, values = _read_entries(path)
     shapes = {name: entry.shape for name, entry in entries.items()}

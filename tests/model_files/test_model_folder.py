@@ -160,6 +160,20 @@ def test_a_wrong_tensor_is_named(tmp_path, tiny, name, array):
     assert name in message_of(error) and "model.safetensors" in message_of(error)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e300])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_weights_that_are_converted_are_checked_for_what_cannot_be_computed_with(
+    tmp_path, tiny, dtype, value
+):
+    tensors = converted(tiny, lambda array: array.astype(dtype))
+    with np.errstate(over="ignore"):
+        tensors["h.1.mlp.c_fc.bias"][-1] = value
+    write_hf_folder(tmp_path / "tiny", TINY, tensors)
+    with pytest.raises(ValueError, match=r"h\.1\.mlp\.c_fc\.bias") as error:
+        load("tiny", tmp_path)
+    assert "model.safetensors" in message_of(error)
+
+
 @pytest.mark.parametrize("n_vocab", [60, 62])
 def test_a_vocabulary_of_another_size_than_wte_is_refused(tmp_path, tiny, tokens, n_vocab):
     write_hf_folder(tmp_path / "tiny", TINY, hf_tensors(tiny))
