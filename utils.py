@@ -12,21 +12,12 @@ numbers one after the other, with a list of where each array begins. So neither 
 PyTorch is needed, and nothing is loaded in the usual sense: the file is mapped into memory, the
 arrays are views of it, and the system reads a page of it when it is first used.
 
-What does the work is in `model_files/`:
-
-    published.py      where models are published, and how one becomes a folder
-    download.py       one file, fetched over HTTP
-    folder.py         a folder, read or written as a whole
-    safetensors.py    Hugging Face's file of weights
-    tf_checkpoint.py  OpenAI's
-    parameters.py     the names and shapes of parameters, and what a damaged one is
-    disk.py           files: read, mapped, replaced as a whole, locked
-
-Its functions for programs can be imported from here too: `save_model_folder`,
-`load_gpt2_params_from_tf_ckpt`, `parameter_shapes`, `map_params`, `named`, `damage_in`.
+The work is done in `model_files/`: `published.py` and `download.py` fetch a model, `folder.py`
+reads or writes a folder, with `safetensors.py` and `tf_checkpoint.py` for the weights. What programs need
+of these is here too: `save_model_folder` and `load_gpt2_params_from_tf_ckpt`; and, for the names and
+shapes of parameters, `parameter_shapes`, `map_params`, `named` and `damage_in`.
 """
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -48,13 +39,6 @@ __all__ = [
     "parameter_shapes",
     "save_model_folder",
 ]
-
-ON_WINDOWS = os.name == "nt"
-# What a folder cannot be called there: devices, whatever follows a dot; some characters; an end
-# that Windows drops.
-NOT_ON_WINDOWS = re.compile(
-    r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?|.*[<>\"|?*\x00-\x1f].*|.*[. ]", re.IGNORECASE
-)
 
 
 def load_model(
@@ -133,8 +117,7 @@ def _check_model_size(model_size: str, models_dir: str) -> None:
     """Raise ValueError unless it names a folder within `models_dir`: NAME, or OWNER/NAME."""
     names = model_size.split("/")
     wrong = len(names) > 2 or re.search(r"[\\:\0]", model_size)
-    wrong = wrong or any(name in ("", ".", "..") for name in names)
-    if wrong or (ON_WINDOWS and any(map(NOT_ON_WINDOWS.fullmatch, names))):
+    if wrong or any(name in ("", ".", "..") for name in names):
         raise ValueError(
             f"model_size should name a folder in {models_dir}, "
             f"or OWNER/NAME on the Hugging Face Hub, not {model_size!r}"

@@ -5,7 +5,7 @@ its place in them, such as `blocks.0.attn.c_attn.w`; each format of files has na
 """
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,28 +100,23 @@ def check_shapes(
     name_in_file: Callable[[str], str],
     shapes: dict[str, tuple[int, ...]],
 ) -> None:
-    """Raise ValueError unless a file has all parameters, in the shapes that `hparams` asks for."""
-    check_n_layer(path, hparams["n_layer"], name_in_file, shapes)
+    """Raise ValueError unless a file has all parameters, in the shapes that `hparams` asks for.
+
+    The other arguments are those of `collect`.
+    """
+    # The layers come first, because the shapes of a million of them would fill the memory.
+    n_layer = hparams["n_layer"]
+    last, one_more = [name_in_file(f"blocks.{i}.ln_1.g") for i in (n_layer - 1, n_layer)]
+    if last not in shapes:
+        raise ValueError(f"{path}: n_layer is {n_layer}, but {last} is missing")
+    if one_more in shapes:
+        raise ValueError(f"{path}: n_layer is {n_layer}, but there is {one_more}")
     for name, shape in named(parameter_shapes(hparams)).items():
         name = name_in_file(name)
         if name not in shapes:
             raise ValueError(f"{path}: {name} is missing")
         if tuple(shapes[name]) not in (shape, (1, *shape)):  # OpenAI: [1, n_in, n_out]
             raise ValueError(f"{path}: {name} should be {shape}, is {tuple(shapes[name])}")
-
-
-def check_n_layer(
-    path: str | Path, n_layer: int, name_in_file: Callable[[str], str], names: Container[str]
-) -> None:
-    """Raise ValueError unless a file has the tensors (`names`) of `n_layer` blocks, and no more.
-
-    That comes first, because the shapes of a million blocks would fill the memory.
-    """
-    last, one_more = [name_in_file(f"blocks.{i}.ln_1.g") for i in (n_layer - 1, n_layer)]
-    if last not in names:
-        raise ValueError(f"{path}: n_layer is {n_layer}, but {last} is missing")
-    if one_more in names:
-        raise ValueError(f"{path}: n_layer is {n_layer}, but there is {one_more}")
 
 
 # ---------------------------------------------------------------- damaged

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model_files.disk import map_file, read_file
-from model_files.parameters import check_n_layer, check_shapes, collect, named, parameter_shapes
+from model_files.parameters import check_shapes, collect
 
 TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER_SIZE = 48
@@ -339,13 +339,12 @@ def _read_with_tensorflow(prefix: str, hparams: dict[str, int], why: str) -> dic
         try:
             reader = tf.train.load_checkpoint(prefix)
             shapes = reader.get_variable_to_shape_map()
-            check_n_layer(prefix, hparams["n_layer"], openai_name, shapes)
-            names = {openai_name(name) for name in named(parameter_shapes(hparams))}
-            arrays = {name: reader.get_tensor(name) for name in names & shapes.keys()}
+            return collect(prefix, hparams, openai_name, shapes, reader.get_tensor)
+        except ValueError:  # our own, which says what does not fit
+            raise
         except Exception as error:  # of many types, with many lines
             message = " ".join(str(error).split())
             raise ValueError(f"{prefix}: TensorFlow cannot read it: {message}") from None
-    return collect(prefix, hparams, openai_name, shapes, arrays.__getitem__)
 
 
 @contextlib.contextmanager

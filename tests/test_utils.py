@@ -83,18 +83,6 @@ def test_a_model_size_stays_within_the_models_dir(tmp_path, name):
     assert "model_size" in message_of(error)
 
 
-@pytest.mark.parametrize("name", ["CON", "nul.txt", "owner/Com1", "a?", "a.", "a ", "a\tb", '"'])
-def test_windows_has_names_that_are_no_folders(tmp_path, monkeypatch, name):
-    with pytest.raises(FileNotFoundError):
-        load(name.removeprefix("owner/"), tmp_path)
-    monkeypatch.setattr(utils, "ON_WINDOWS", True)
-    with pytest.raises(ValueError, match="model_size"):
-        load(name, tmp_path)
-    for fine in ("console", "com", "a.b", "python"):
-        with pytest.raises(FileNotFoundError):
-            load(fine, tmp_path)
-
-
 @pytest.mark.parametrize(
     "found", [[], ["hparams.json", "vocab.bpe"], ["config.json", "pytorch_model.bin"]]
 )
