@@ -13,9 +13,9 @@ PyTorch is needed, and nothing is loaded in the usual sense: the file is mapped 
 arrays are views of it, and the system reads a page of it when it is first used.
 
 The work is done in `model_files/`: `published.py` and `download.py` fetch a model, `folder.py`
-reads or writes a folder, with `safetensors.py` and `tf_checkpoint.py` for the weights. What programs need
-of these is here too: `save_model_folder` and `load_gpt2_params_from_tf_ckpt`; and, for the names and
-shapes of parameters, `parameter_shapes`, `map_params`, `named` and `damage_in`.
+reads or writes a folder, with `safetensors.py` and `tf_checkpoint.py` for the weights. What
+programs need of these is here too: `save_model_folder`, `load_gpt2_params_from_tf_ckpt`; and, for
+the names and shapes of parameters, `parameter_shapes`, `map_params`, `named` and `damage_in`.
 """
 
 import re

@@ -17,6 +17,7 @@ import contextlib
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -119,12 +120,12 @@ def fetch_from_hub(model_size: str, folder: Path) -> None:
 def _fetch_openai_files(base_url: str, model_size: str, folder: Path) -> None:
     *small_files, weights = OPENAI_FILES.get(model_size) or _published_files(OPENAI_NAMES, {})
     with _files_of_one_model(f"{base_url}/{quote(model_size)}", folder) as path_of:
-        where = {file.name: path_of(file) for file in small_files}.__getitem__
-        _, hparams = read_small_files(OPENAI_LAYOUT, where)
-        prefix = checkpoint_name(where("checkpoint"))
+        paths = {file.name: path_of(file) for file in small_files}
+        _, hparams = read_small_files(OPENAI_LAYOUT, paths.__getitem__)
+        prefix = checkpoint_name(paths["checkpoint"])
         if prefix != "model.ckpt":
-            raise ValueError(f"{where('checkpoint')} names {prefix or 'nothing'}, not model.ckpt")
-        size = data_size(where("model.ckpt.index"), hparams)
+            raise ValueError(f"{paths['checkpoint']} names {prefix or 'nothing'}, not model.ckpt")
+        size = data_size(paths["model.ckpt.index"], hparams)
         path_of(weights._replace(size=weights.size or size))
 
 
@@ -132,12 +133,12 @@ def _fetch_repository(repository: "HubRepository", folder: Path, notice: str = "
     """`notice` is printed on standard error before the weights are asked for."""
     hub_url = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB_URL
     address = f"{hub_url}/{quote(repository.name)}/resolve/{repository.revision}"
-    config, *_, weights = repository.files
+    config, *others, weights = repository.files
     try:
         with _files_of_one_model(address, folder) as path_of:
             read_config(path_of(config))  # another kind of model may lack the other files
-            where = {file.name: path_of(file) for file in repository.files[:-1]}.__getitem__
-            _, hparams = read_small_files(HUGGING_FACE_LAYOUT, where)
+            paths = {file.name: path_of(file) for file in (config, *others)}
+            _, hparams = read_small_files(HUGGING_FACE_LAYOUT, paths.__getitem__)
             if notice:
                 print(notice, file=sys.stderr)
             read_safetensors(path_of(weights), hparams)
@@ -165,7 +166,8 @@ def _files_of_one_model(address: str, folder: Path) -> Iterator[Callable[[Publis
     try:
         yield path_of
     except BaseException as error:
-        error.__traceback__ = None  # it keeps weights mapped, and Windows removes no such file
+        if isinstance(error, ValueError):  # its traceback keeps the weights mapped, and
+            traceback.clear_frames(error.__traceback__)  # Windows removes no such file
         for part in parts.values():
             part.discard()
         if isinstance(error, ValueError):

@@ -949,6 +949,24 @@ def test_weights_that_changed_meanwhile_start_again(hub, tmp_path):
     assert_same(load("owner/tiny", tmp_path / "models")[2], changed)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_refused_weights_are_not_mapped_any_more_when_they_are_deleted(hub, tmp_path, monkeypatch):
+    """Windows would not delete them."""
+    mapped = []
+    discard = download.Part.discard
+
+    def look_and_discard(part):
+        mapped.append(f"{part.path}\n" in Path("/proc/self/maps").read_text())
+        discard(part)
+
+    monkeypatch.setattr(download.Part, "discard", look_and_discard)
+    config = json.loads(hub.files["config.json"]) | {"n_layer": 3}
+    hub.faults["config.json"] = [json.dumps(config).encode()]
+    with pytest.raises(ValueError, match="n_layer"):
+        load("owner/tiny", tmp_path / "models")
+    assert len(mapped) > 4 and not any(mapped)
+
+
 @pytest.mark.parametrize("name", ["config.json", "vocab.json"])
 def test_a_configuration_that_does_not_fit_the_vocabulary_is_refused_before_the_weights_come(
     hub, tmp_path, name
