@@ -63,7 +63,7 @@ def _source(model_size: str) -> Callable[[str, Path], None] | None:
         return fetch_from_hub
     if os.environ.get("GPT2_BASE_URL"):
         return fetch_from_mirror
-    return fetch_openais_model if model_size in OPENAI_FILES else None
+    return fetch_from_openai if model_size in OPENAI_FILES else None
 
 
 @contextlib.contextmanager
@@ -92,7 +92,7 @@ def _only_download_into(folder: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- the sources
 
 
-def fetch_openais_model(model_size: str, folder: Path) -> None:
+def fetch_from_openai(model_size: str, folder: Path) -> None:
     """Fetch one of OpenAI's four models: from OpenAI, or else the same weights from the Hub."""
     try:
         _fetch_openai_files(OPENAI_URL, model_size, folder)
