@@ -1140,6 +1140,14 @@ def test_the_larger_models_are_on_the_hub_as_well(
     assert repository in capsys.readouterr().err
 
 
+def test_who_waited_for_another_process_asks_no_server(openai, hub_124m, tmp_path):
+    hub_124m.faults["config.json"] = [slowly]
+    with ThreadPoolExecutor(2) as pool:
+        for loaded in [pool.submit(load, "124M", tmp_path) for _ in range(2)]:
+            assert loaded.result()[1] == TINY
+    assert len(openai.requests) == 1 and len(hub_124m.requests) == len(HUB_FILES) + 1
+
+
 def test_what_the_hub_has_is_checked_against_the_published_hash(openai, hub_124m, tmp_path):
     wrong = hub_124m.files["merges.txt"].replace(b"0.2", b"0.3")
     hub_124m.faults["merges.txt"] = [wrong]
