@@ -131,12 +131,11 @@ def check_values(path: str | Path, params: dict) -> None:
 
 def damage_in(params: dict) -> str:
     """One line that says why logits are not finite: the file and the parameter that is damaged."""
-    path = "the parameters"  # those that were converted or made in memory come from no file
     for name, array in named(params).items():
-        path = _file_of(array) or path
+        path = _file_of(array) or "the parameters"  # which were converted, or made in memory
         if damage := _damage(array):
-            return f"{_file_of(array) or 'the parameters'}: {name} has {damage}, so it is damaged"
-    return f"{path}: the logits are not finite, though each parameter is: large numbers meet"
+            return f"{path}: {name} has {damage}, so it is damaged"
+    return f"{path}: the logits are not finite, though each parameter is: too large numbers meet"
 
 
 def _damage(array: np.ndarray) -> str | None:
