@@ -20,16 +20,16 @@ import codecs
 import functools
 import hashlib
 import heapq
-import json
 import operator
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
 from math import inf
 from typing import Any
+
+from model_files.disk import parse_json, read_file
 
 ENDOFTEXT = "<|endoftext|>"
 # The names of the vocabulary and of the merges.
@@ -47,7 +47,6 @@ BLOCK = re.compile(r".{200,}?[!-~](?=[ \n])|.+", re.DOTALL)
 LONG_PIECE = 40  # symbols; from this length on, `merge_many_symbols` is faster
 # Of GPT-2's own vocabulary and merges, one file after the other.
 GPT2_SHA256 = "00f404d36600411e497efb3df08d3b4e094f0820e2595afcb7cbd0c4353d4fcb"
-MAX_TEXT_FILE = 100_000_000  # bytes
 BRACKETS = ("<>", "[]")  # how special tokens begin and end
 MAX_KNOWN_PIECES = 2**16  # some 15 MB
 MAX_KNOWN_LENGTH = 64  # characters
@@ -297,18 +296,7 @@ def get_encoder(
     for names in layouts:
         vocabulary_path, merges_path = [os.path.join(folder, name) for name in names]
         if os.path.isfile(vocabulary_path) and os.path.isfile(merges_path):
-            vocabulary_file, merges_file = read_file(vocabulary_path), read_file(merges_path)
-            is_gpt2s = hashlib.sha256(vocabulary_file + merges_file).hexdigest() == GPT2_SHA256
-            with _path_in_errors(vocabulary_path):
-                vocabulary = parse_json(vocabulary_file)
-                if not is_gpt2s:
-                    _check_vocabulary(vocabulary)
-            with _path_in_errors(merges_path):
-                merges = _merges_in(merges_file)
-                encoder = Encoder(vocabulary, merges)
-                if not is_gpt2s:  # it would take 30 ms, as long as all the rest
-                    _check_merges(merges, vocabulary)
-            return encoder
+            return read_encoder(vocabulary_path, merges_path)
     needed = " or ".join(" and ".join(names) for names in layouts)
     found = [name for name in chain(*layouts) if os.path.isfile(os.path.join(folder, name))]
     raise FileNotFoundError(
@@ -316,36 +304,24 @@ def get_encoder(
     )
 
 
-def read_file(path: str | os.PathLike) -> bytes:
-    """The content of a file of text, at most 100 MB.
-
-    Raises OSError with the path if it cannot be read, is larger, or is no file: opening a named
-    pipe would wait for a writer, reading a device may never end.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{os.fspath(path)} is not a file")
-    if status.st_size > MAX_TEXT_FILE:
-        raise OSError(f"{os.fspath(path)} has {status.st_size} bytes, more than {MAX_TEXT_FILE}")
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def parse_json(content: bytes, **options: Any) -> Any:
-    """The value of a JSON text in UTF-8; `options` are those of `json.loads`. Raises ValueError.
-
-    >>> parse_json(b"[" * 1_000_000)
-    Traceback (most recent call last):
-    ValueError: its brackets are nested too deeply
-    """
-    try:
-        return json.loads(str(content, "utf-8"), **options)
-    except RecursionError:
-        raise ValueError("its brackets are nested too deeply") from None
+def read_encoder(vocabulary_path: str | os.PathLike, merges_path: str | os.PathLike) -> Encoder:
+    """Read the tokenizer in these two files. Raises OSError and ValueError as `get_encoder`."""
+    vocabulary_file, merges_file = read_file(vocabulary_path), read_file(merges_path)
+    is_gpt2s = hashlib.sha256(vocabulary_file + merges_file).hexdigest() == GPT2_SHA256
+    with _path_in_errors(vocabulary_path):
+        vocabulary = parse_json(vocabulary_file)
+        if not is_gpt2s:
+            _check_vocabulary(vocabulary)
+    with _path_in_errors(merges_path):
+        merges = _merges_in(merges_file)
+        encoder = Encoder(vocabulary, merges)
+        if not is_gpt2s:  # it would take 30 ms, as long as all the rest
+            _check_merges(merges, vocabulary)
+    return encoder
 
 
 @contextmanager
-def _path_in_errors(path: str) -> Iterator[None]:
+def _path_in_errors(path: str | os.PathLike) -> Iterator[None]:
     """Begin the message of a ValueError with `path`. Errors of JSON and UTF-8 are ValueErrors."""
     try:
         yield

@@ -13,7 +13,8 @@ from explaining.page import page_html
 from explaining.page_data import N_TOKENS_TO_GENERATE, page_data
 from explaining.watch import watch
 from generating.sampling import Sampling
-from utils import load_model, replacing
+from model_files.disk import replacing
+from utils import load_model
 
 
 def find_hint_with_model(

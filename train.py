@@ -34,6 +34,7 @@ from command_line import check, check_memory, run
 from encoder import ENDOFTEXT, Encoder
 from fast.threads import one_blas_thread
 from gpt2 import generate, generate_side_by_side
+from model_files.disk import UNFINISHED, replacing
 from training.adamw import AdamW
 from training.checkpoint import (
     Run,
@@ -55,14 +56,7 @@ from training.learning_rate import trapezoid
 from training.lock import only_training_in
 from training.muon import Muon, is_block_matrix
 from training.unlikelihood import newline_ids, repeats, unlikelihood_loss_and_grads
-from utils import (
-    UNFINISHED,
-    load_encoder_hparams_and_params,
-    map_params,
-    named,
-    replacing,
-    save_model_folder,
-)
+from utils import load_encoder_hparams_and_params, map_params, named, save_model_folder
 
 # ---------------------------------------------------------------- what a run is told
 

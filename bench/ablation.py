@@ -41,11 +41,12 @@ import numpy as np
 
 import train
 from bench.measure import Options, machine, print_table, progress, write_json
+from model_files.disk import replacing
 from training import checkpoint
 from training.data import windows
 from training.learning_rate import WARMUP_STEPS
 from training.lock import only_training_in
-from utils import map_params, named, replacing
+from utils import map_params, named
 
 BASELINE = {
     "preset": "python",

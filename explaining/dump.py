@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from explaining.watch import Value
-from utils import replacing
+from model_files.disk import replacing
 
 
 class Dump(NamedTuple):

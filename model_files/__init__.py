@@ -1,6 +1,6 @@
 """Model folders: fetched, read, written.
 
-published.py      where models are published: names, sizes, hashes
+published.py      where models are published, and how one becomes a folder
 download.py       one file, fetched over HTTP
 folder.py         a folder, read or written as a whole
 safetensors.py    Hugging Face's file of weights

@@ -26,14 +26,6 @@ def passes(monkeypatch):
     return shapes
 
 
-@pytest.fixture(autouse=True)
-def no_notice_of_writers():
-    """Tests write to files that they have mapped: what a program sets for its process goes."""
-    yield
-    if hasattr(signal, "SIGIO"):
-        signal.signal(signal.SIGIO, signal.SIG_IGN)
-
-
 @pytest.fixture(params=[1, 2, 3])
 def n_threads(request, monkeypatch):
     """As if there were so many cores."""

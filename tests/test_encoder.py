@@ -675,36 +675,9 @@ def test_deep_nesting_is_one_clear_line(tmp_path, nested):
         get_encoder(tmp_path.name, tmp_path.parent)
 
 
-def test_only_files_of_a_sensible_size_are_read(tmp_path):
-    with open(tmp_path / "huge", "wb") as file:
-        file.truncate(10**12)  # takes no room on disk
-    with pytest.raises(OSError, match="huge"):
-        encoder_module.read_file(tmp_path / "huge")
-    with pytest.raises(OSError, match="not a file"):
-        encoder_module.read_file(tmp_path)
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(OSError, match=r"pipe.*not a file"):
-            encoder_module.read_file(tmp_path / "pipe")
-
-
 def test_merges_given_as_pairs_are_refused():
     with pytest.raises(ValueError, match="merge"):
         Encoder(VOCAB, [("h", "e")])
-
-
-def test_encoder_py_works_alone_in_a_folder(vocabulary, tmp_path):
-    shutil.copy(encoder_module.__file__, tmp_path)
-    code = "import sys, encoder; print(encoder.get_encoder(*sys.argv[1:]).encode('hello world'))"
-    run = subprocess.run(
-        [sys.executable, "-c", code, vocabulary.name, str(vocabulary.parent)],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.strip() == str(KNOWN_IDS["hello world"])
 
 
 def test_files_are_read_as_utf8_in_any_locale(tmp_path):

@@ -42,13 +42,15 @@ MAY_IMPORT = {
     "fast": [],
     "command_line": [],
     "utils": ["model_files", "encoder"],
+    "model_files.published": [
+        *("model_files.download", "model_files.folder", "model_files.safetensors"),
+        *("model_files.tf_checkpoint", "model_files.disk", "encoder"),
+    ],
+    "model_files.download": ["model_files.disk"],
     "model_files.folder": [
-        *("model_files.download", "model_files.published"),
         *("model_files.safetensors", "model_files.tf_checkpoint"),
         *("model_files.parameters", "model_files.disk", "encoder"),
     ],
-    "model_files.download": ["model_files.published", "model_files.disk"],
-    "model_files.published": [],
     "model_files.tf_checkpoint": ["model_files.parameters", "model_files.disk"],
     "model_files.safetensors": ["model_files.parameters", "model_files.disk"],
     "model_files.parameters": [],

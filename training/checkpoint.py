@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils import replacing
+from model_files.disk import replacing
 
 NEWEST, PREVIOUS = "training_state.npz", "training_state.previous.npz"
 

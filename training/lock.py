@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from utils import UNFINISHED, try_lock
+from model_files.disk import UNFINISHED, try_lock
 
 ON_WINDOWS = sys.platform == "win32"
 LOCK_FILE = UNFINISHED + "training"  # where a folder cannot be locked itself

@@ -1,4 +1,4 @@
-"""Damaged model folders, and model folders that change while they are read or written.
+"""Damaged model folders, and model folders that are written while they are read, or not to the end.
 
 A folder is damaged in one or two of many ways, and read by a process that goes on living, so that a
 hang or a crash is seen. It ends right if the model loads and computes: one wrong bit of a weight
@@ -22,6 +22,8 @@ import numpy as np
 
 import utils
 from encoder import Encoder
+from model_files.disk import UNFINISHED
+from model_files.tf_checkpoint import _read_table
 from tests.faults.outcome import CLEAR_ERROR, RIGHT, Case, FaultClass
 from tests.fixtures.checkpoints import HUGGING_FACE_FILES, hf_config, hf_tensors, write_safetensors
 from tests.fixtures.openai_folder import DATA, MERGES, openai_files, table
@@ -48,9 +50,10 @@ except ImportError:
     pass
 sys.modules["tensorflow"] = None
 import gpt2, utils
+from model_files import folder as model_folder
 warnings.simplefilter("error")
 text = "the the he \\u00e9 \\u0120x\\n"
-complete_layout = utils._complete_layout
+complete_layout = model_folder.complete_layout
 
 def read(folder, vanishing):
     def then_remove(*arguments):
@@ -58,7 +61,7 @@ def read(folder, vanishing):
         if vanishing and os.path.exists(vanishing):
             os.remove(vanishing)
         return layout
-    utils._complete_layout = then_remove
+    model_folder.complete_layout = then_remove
     parent, name = os.path.split(folder)
     encoder, hparams, params = utils.load_encoder_hparams_and_params(name, parent)
     ids = encoder.encode(text)
@@ -66,9 +69,11 @@ def read(folder, vanishing):
         return "the text does not come back"
     encoder.decode(range(hparams["n_vocab"]))
     n_ctx, n_head = hparams["n_ctx"], hparams["n_head"]
-    if not np.isfinite(gpt2.gpt2(ids[:n_ctx], **params, n_head=n_head)).all():
-        return "the logits are not finite"
-    gpt2.generate(ids[:n_ctx], params, n_head, 2)
+    with np.errstate(all="ignore"):
+        logits = gpt2.gpt2(ids[:n_ctx], **params, n_head=n_head)
+        if not np.isfinite(logits).all():
+            raise ValueError(utils.damage_in(params))
+        gpt2.generate(ids[:n_ctx], params, n_head, 2)
     return "right"
 
 for line in sys.stdin:
@@ -388,7 +393,7 @@ def change_safetensors_header(rng: random.Random, path: Path) -> None:
 
 def change_index(rng: random.Random, path: Path) -> None:
     """Some bytes of one entry, under right checksums: damage that no checksum shows."""
-    entries = utils._read_table(path.read_bytes())
+    entries = _read_table(path.read_bytes())
     key = rng.choice(list(entries))
     message = bytearray(entries[key])
     how = rng.randrange(4)
@@ -491,32 +496,27 @@ def damaged_openai(rng: random.Random, folder: Path) -> Iterator[Case]:
     yield from damaged(openai_files(random_params(HPARAMS), HPARAMS), rng, folder)
 
 
-# ---------------------------------------------------------------- a model that is replaced
+# ---------------------------------------------------------------- a model that is saved
 
 
 def numbered_model(number: int) -> tuple[Encoder, dict[str, int], dict]:
-    """A model whose parts all say its number: ids, layers, weights. Every other one differs from
-    that before it in its weights only, as in training."""
-    kind = number // 2
-    hparams = HPARAMS | {"n_layer": 1 + kind % 2, "n_ctx": 8 + kind}
-    params = random_params(hparams, seed=number)
-    params["wte"][0, :2] = number, kind
-    tokens = json.loads(openai_files(random_params(HPARAMS), HPARAMS)["encoder.json"])
-    n_vocab = len(tokens)
-    encoder = Encoder({token: (i + kind) % n_vocab for token, i in tokens.items()}, MERGES)
-    return encoder, hparams, params
+    """A model whose weights say its number; all have the same sizes and vocabulary."""
+    params = random_params(HPARAMS, seed=number)
+    params["wte"][0, 0] = number
+    vocabulary = json.loads(openai_files(random_params(HPARAMS), HPARAMS)["encoder.json"])
+    return Encoder(vocabulary, MERGES), HPARAMS, params
 
 
 def number_of(encoder: Encoder, hparams: dict[str, int], params: dict) -> int:
     """The number of a model that was read; ValueError if its parts are of different models."""
-    number, kind = params["wte"][0, :2].tolist()
-    expected = numbered_model(int(number))
-    if kind != int(number) // 2 or (encoder.encoder, hparams) != (expected[0].encoder, expected[1]):
-        raise ValueError(f"a mixture: weights of model {number}, {hparams}")
+    number = int(params["wte"][0, 0])
+    expected = numbered_model(number)
+    if (encoder.encoder, hparams) != (expected[0].encoder, expected[1]):
+        raise ValueError(f"another vocabulary or other sizes: {hparams}")
     for name, array in utils.named(params).items():
         if not np.array_equal(array, utils.named(expected[2])[name]):
             raise ValueError(f"a mixture: {name} is not that of model {number}")
-    return int(number)
+    return number
 
 
 WRITER = """
@@ -524,19 +524,17 @@ import sys, itertools
 from tests.faults import folders
 import utils
 models = [folders.numbered_model(i) for i in range(4)]
-first = True
 for i in itertools.count():
-    utils.save_model_folder(sys.argv[1], *models[i % 4])
-    if first:
+    if i == int(sys.argv[2]):
         print("writing", flush=True)
-        first = False
+    utils.save_model_folder(sys.argv[1], *models[i % 4])
 """
 
 
-def start_writer(folder: Path) -> subprocess.Popen:
-    """A process that saves model after model into a folder, until it is killed."""
+def start_writer(folder: Path, n_saves: int) -> subprocess.Popen:
+    """A process that saves model after model into a folder, until it is killed; after `n_saves`."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", WRITER, str(folder), str(n_saves)], cwd=ROOT, stdout=subprocess.PIPE
     )
     process.stdout.readline()
     return process
@@ -554,7 +552,7 @@ def load(folder: Path) -> tuple[Encoder, dict[str, int], dict]:
 
 def read_during_saves(rng: random.Random, folder: Path) -> Iterator[Case]:
     """One writer saves without a pause, which no training does; each case reads ten times."""
-    writer = start_writer(folder / "model")
+    writer = start_writer(folder / "model", n_saves=1)
     try:
         for i in itertools.count():
             pauses = [rng.uniform(0, 0.02) for _ in range(10)]
@@ -574,36 +572,39 @@ def read_during_saves(rng: random.Random, folder: Path) -> Iterator[Case]:
 
 
 def killed_saves(rng: random.Random, folder: Path) -> Iterator[Case]:
-    """A writer is killed, and a reader finds a whole model, or is told that there is none; then the
-    next save makes all good, and leaves nothing of the killed one."""
+    """A writer is killed, in every other case within its first save. A reader finds a whole model,
+    or is told that there is none. Then the next save makes all good."""
     for i in itertools.count():
-        after = rng.uniform(0, 0.05)
+        n_saves = i % 2
+        after = rng.uniform(0, 0.05 if n_saves else 0.01)
 
-        def run(place=folder / f"model-{i}", after=after):
-            writer = start_writer(place)
+        def run(place=folder / f"model-{i}", after=after, n_saves=n_saves):
+            writer = start_writer(place, n_saves)
             time.sleep(after)
             stop(writer)
             try:
                 number_of(*load(place))
                 outcome = RIGHT
             except FileNotFoundError as error:
-                if not (place / "model.safetensors.old").exists():
-                    return f"no weights are left: {error}"
+                if n_saves:
+                    return f"the model before is gone: {error}"
                 outcome = CLEAR_ERROR
             except Exception as error:
                 return f"{type(error).__name__}: {error}"
             utils.save_model_folder(str(place), *numbered_model(1))
-            names = sorted(path.name for path in place.iterdir())
-            if not set(names) <= {*HUGGING_FACE_FILES, "model.safetensors.old"}:
+            names = {path.name for path in place.iterdir()} - {*HUGGING_FACE_FILES}
+            if not all(name.startswith(UNFINISHED) for name in names):
                 return f"left: {names}"
             return outcome if number_of(*load(place)) == 1 else "not the model that was saved"
 
-        yield Case(f"{i}: killed after {after:.4f} s", run)
+        yield Case(f"{i}: killed {after:.4f} s into save {n_saves}", run)
 
 
 DAMAGED_HUGGING_FACE = FaultClass(
     "a damaged folder in Hugging Face's layout", 2000, 150, damaged_hugging_face
 )
 DAMAGED_OPENAI = FaultClass("a damaged folder in OpenAI's layout", 2000, 150, damaged_openai)
-READ_DURING_SAVES = FaultClass("a model read while it is replaced", 200, 5, read_during_saves)
+READ_DURING_SAVES = FaultClass(
+    "the same model saved again while it is read", 200, 5, read_during_saves
+)
 KILLED_SAVES = FaultClass("a save of a model that is killed", 100, 3, killed_saves)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils
+from model_files import tf_checkpoint
 from tests.fixtures.checkpoints import (
     DATA,
     MINI,
@@ -364,7 +365,7 @@ def test_an_entry_of_a_data_file_that_is_not_there_is_refused(tiny_checkpoint, f
     prefix, _, index = tiny_checkpoint
     block = index[:first_block_size]
     Path(f"{prefix}.index").write_bytes(index)
-    entry = utils._read_index(Path(f"{prefix}.index"))[C_ATTN_W]
+    entry = tf_checkpoint._read_index(Path(f"{prefix}.index"))[C_ATTN_W]
     place = bytes([OFFSET_TAG]) + varint(entry.offset) + bytes([SIZE_TAG]) + varint(entry.size)
     assert block.count(place) == 1
     block = block.replace(place, bytes([SHARD_TAG]) + place[1:])
@@ -374,10 +375,10 @@ def test_an_entry_of_a_data_file_that_is_not_there_is_refused(tiny_checkpoint, f
 
 def test_an_entry_that_is_cut_short_is_refused():
     whole = bytes([0x12, 3]) + b"abc"  # field 2: three bytes
-    assert utils._read_message(whole) == ({}, {2: [b"abc"]})
+    assert tf_checkpoint._read_message(whole) == ({}, {2: [b"abc"]})
     for n in range(1, len(whole)):
         with pytest.raises(ValueError):
-            utils._read_message(whole[:n])
+            tf_checkpoint._read_message(whole[:n])
 
 
 @settings(max_examples=300, deadline=None)
