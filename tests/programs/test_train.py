@@ -21,6 +21,7 @@ import pytest
 import gpt2
 import train
 from fast.threads import one_blas_thread
+from model_files import disk
 from training import data, lock
 from training.checkpoint import NEWEST, PREVIOUS, load_checkpoint, save_checkpoint
 from training.learning_rate import WARMUP_STEPS, trapezoid
