@@ -20,8 +20,8 @@ import pytest
 
 import gpt2
 import train
-import utils
 from fast.threads import one_blas_thread
+from model_files import disk
 from training import data, lock
 from training.checkpoint import NEWEST, PREVIOUS, load_checkpoint, save_checkpoint
 from training.learning_rate import WARMUP_STEPS, trapezoid
@@ -553,7 +553,7 @@ def test_a_lock_on_a_file_where_folders_have_none(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied") from None
 
     monkeypatch.setattr(lock, "ON_WINDOWS", True)
-    monkeypatch.setattr(utils, "fcntl", None)
+    monkeypatch.setattr(disk, "fcntl", None)
     windows = SimpleNamespace(locking=locking, LK_NBLCK=2)
     monkeypatch.setitem(sys.modules, "msvcrt", windows)
     folder = tmp_path / "new"
