@@ -1,4 +1,4 @@
-"""What a model learns from: documents, then a tokenizer, then token ids, then windows of them.
+"""What a model learns from: documents, then a tokenizer, then token ids.
 
 A document is a text that stands by itself, such as a function. To learn from another kind of file,
 write a function that takes the path of such a file and returns its documents, and enter it in
@@ -10,6 +10,7 @@ Subword Units", 2016.
 """
 
 import ast
+import functools
 import heapq
 import json
 import os
@@ -298,22 +299,8 @@ def token_ids(documents: list[str], encoder: Encoder) -> np.ndarray:
     return np.concatenate(parts).astype(np.int32)
 
 
-def windows(ids: np.ndarray, starts: Iterable[int], n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
-    """The windows of `n_ctx` ids that begin at `starts`, and the target of each of their ids.
-
-    A target is the id that comes next. ids [n_tokens], B starts -> inputs and targets, [B, n_ctx].
-
-    >>> inputs, targets = windows(np.array([10, 11, 12, 13, 14]), [0, 2], 2)
-    >>> inputs.tolist(), targets.tolist()
-    ([[10, 11], [12, 13]], [[11, 12], [13, 14]])
-    """
-    positions = np.asarray(starts)[:, None] + np.arange(n_ctx)  # [B, n_ctx]
-    return ids[positions], ids[positions + 1]
-
-
-def spread_windows(
-    ids: np.ndarray, n_ctx: int, n_windows: int = 100
-) -> tuple[np.ndarray, np.ndarray]:
-    """About `n_windows` windows at equal distances over all of `ids`, none overlapping."""
-    distance = max(n_ctx, len(ids) // n_windows)
-    return windows(ids, range(0, len(ids) - n_ctx, distance), n_ctx)
+@functools.cache
+def newline_ids(encoder: Encoder) -> np.ndarray:
+    """The ids of the tokens that have a newline in them: each of them begins a line."""
+    ids = encoder.encoder.values()
+    return np.array([token_id for token_id in ids if "\n" in encoder.decode([token_id])])

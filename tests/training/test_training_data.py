@@ -11,6 +11,7 @@ import pytest
 import regex
 
 from encoder import SPLIT
+from training.batches import spread_windows, windows
 from training.data import (
     MAX_NOTICES,
     READERS,
@@ -19,9 +20,7 @@ from training.data import (
     python_functions,
     read_documents,
     split,
-    spread_windows,
     token_ids,
-    windows,
 )
 
 N_BYTES = 256  # the first ids of a byte-level vocabulary; <|endoftext|> is the last
