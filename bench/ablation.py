@@ -42,9 +42,8 @@ import numpy as np
 from bench import measure
 from bench.measure import machine, print_table, progress, write_json
 from encoder import Encoder
-from training import run
+from training import checkpoint, run
 from training.batches import windows
-from training.checkpoint import NEWEST
 from training.folder import only_training_in
 from training.learner import Learner
 from training.learning_rate import WARMUP_STEPS
@@ -204,7 +203,7 @@ def options_of(
         held_out=held_out,
         out=str(folder),
         minutes=minutes,
-        resume=(folder / NEWEST).exists(),
+        resume=(folder / checkpoint.NAME).exists(),
     )
     tokens_in_step = options.batch_size * options.n_ctx
     tokens_between = TOKENS_BETWEEN if minutes else n_tokens / EVALUATIONS

@@ -1,8 +1,7 @@
 """What a training run needs to go on: written now and then, whole or not at all.
 
 A checkpoint is one file, `training_state.npz`: the arrays that steps change, and one JSON text for
-all else, under the name `run`. The one before it stays as `training_state.previous.npz`, for the
-case that the newer one is damaged.
+all else, under the name `run`.
 
 Source of the format: NumPy's `npz`, a zip archive, which has a checksum of each array.
 """
@@ -19,7 +18,7 @@ import numpy as np
 from training.options import OF_THE_MODEL, Options
 from utils import replacing
 
-NEWEST, PREVIOUS = "training_state.npz", "training_state.previous.npz"
+NAME = "training_state.npz"
 # Options on --resume:
 MAY_CHANGE = ("batch_size", "steps", "minutes", "cooldown", "eval_every", "resume", "out")
 
@@ -41,46 +40,28 @@ class State:
     rng: dict[str, Any]  # the state of the random generator
 
 
-def save_checkpoint(folder: Path, state: State, arrays: dict[str, np.ndarray]) -> None:
-    """Write a checkpoint; the newest so far becomes the previous one. Raises OSError."""
-    newest = folder / NEWEST
-    with replacing(newest) as temporary:
-        np.savez(temporary, run=json.dumps(vars(state)), **arrays)
-        if newest.exists():
-            os.replace(newest, folder / PREVIOUS)  # until the next line there is only this one
+def save(folder: Path, state: State, arrays: dict[str, np.ndarray]) -> None:
+    """Write a checkpoint in place of the one before. Raises OSError."""
+    with replacing(folder / NAME) as temporary, open(temporary, "wb") as file:
+        np.savez(file, run=json.dumps(vars(state)), **arrays)
+        file.flush()
+        os.fsync(file.fileno())  # so that a power failure leaves the old one or the new one, whole
 
 
-def load_checkpoint(folder: Path) -> tuple[State, dict[str, np.ndarray], list[str]]:
-    """The newest checkpoint that is whole: -> state, arrays, what is wrong with a newer one
-
-    Raises FileNotFoundError if there is none, ValueError if none is whole.
-    """
-    paths = [path for path in (folder / NEWEST, folder / PREVIOUS) if path.exists()]
-    if not paths:
-        raise FileNotFoundError(f"--resume: there is no {folder / NEWEST} to go on from")
-    errors = []
-    for path in paths:
-        try:
-            return *read_checkpoint(path), errors
-        except ValueError as error:
-            errors.append(str(error))
-    raise ValueError("--resume: " + "; ".join(errors))
-
-
-def read_checkpoint(path: Path) -> tuple[State, dict[str, np.ndarray]]:
-    """The state and the arrays of one file. Raises ValueError if the file is damaged."""
+def load(folder: Path) -> tuple[State, dict[str, np.ndarray]]:
+    """What was saved. Raises FileNotFoundError if nothing was, ValueError if it is damaged."""
+    path = folder / NAME
+    if not path.exists():
+        raise FileNotFoundError(f"--resume: there is no {path} to go on from")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return State(**json.loads(str(arrays.pop("run")))), arrays
     except Exception as error:  # whatever zipfile, NumPy and json may meet in a damaged file
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from None
-
-
-def forget_newest(folder: Path) -> None:
-    """Let the previous checkpoint be the newest: the newest is damaged, and must not become the
-    previous one when the next is saved. Raises OSError."""
-    os.replace(folder / PREVIOUS, folder / NEWEST)
+        raise ValueError(
+            f"--resume: {path} is damaged ({type(error).__name__}: {error}); if {folder} has a "
+            "model, --init_from goes on from that"
+        ) from None
 
 
 def fingerprint(ids: np.ndarray) -> str:

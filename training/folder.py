@@ -23,40 +23,31 @@ def only_training_in(folder: Path, resume: bool) -> Iterator[None]:
     and still empty at the end. Raises OSError if another training has it, if it cannot be made, or
     if there is something in it, unless the run is a resumed one.
     """
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    is_new = False
+    with suppress(FileExistsError):
+        folder.mkdir(parents=True)
+        is_new = True
+    descriptor = None if os.name == "nt" else os.open(folder, os.O_RDONLY)  # Windows opens none
     try:
-        with _locked(folder):
-            for path in folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if not resume and any(folder.iterdir()):
-                raise FileExistsError(f"{folder} is not empty: name another --out, or --resume it")
-            yield
+        if descriptor is not None and try_lock(descriptor) is False:
+            raise OSError(f"another training is running in {folder}: name another --out")
+        for path in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not resume and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} is not empty: name another --out, or --resume it")
+        yield
     finally:
+        if descriptor is not None:
+            os.close(descriptor)
         if is_new:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock, if the system has one. Raises OSError if another process holds it."""
-    if os.name == "nt":  # it opens no folders
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if try_lock(descriptor) is False:
-            raise OSError(f"another training is running in {folder}: name another --out")
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def check_disk(folder: Path, params: dict) -> None:
-    """Raise OSError where a new run would not fit: three checkpoints for a moment, each of
-    parameters and two averages, and a model. It would only fail at its first evaluation."""
-    needed = 10 * sum(p.nbytes for p in named(params).values())
+    """Raise OSError where a new run would not fit: two checkpoints for a moment, each of parameters
+    and two averages, and a model. It would only fail at its first evaluation."""
+    needed = 7 * sum(p.nbytes for p in named(params).values())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"{folder} has {free} bytes left; a run needs {needed}")

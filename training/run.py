@@ -17,29 +17,13 @@ import numpy as np
 
 from encoder import ENDOFTEXT, Encoder
 from fast.threads import one_blas_thread
+from training import checkpoint, log
 from training.batches import Batches, spread_windows
-from training.checkpoint import (
-    State,
-    check_same_data,
-    check_same_options,
-    fingerprint,
-    forget_newest,
-    load_checkpoint,
-    save_checkpoint,
-)
 from training.data import make_encoder, read_documents, split, token_ids
 from training.folder import check_disk
 from training.layers import init_params
 from training.learner import Learner
 from training.learning_rate import trapezoid
-from training.log import (
-    progress_bar,
-    said_if_slow,
-    sample_text,
-    say,
-    show_progress,
-    write_losses,
-)
 from training.options import Options
 from utils import (
     load_encoder_hparams_and_params,
@@ -63,8 +47,8 @@ class Data(NamedTuple):
 
     def fingerprints(self) -> dict[str, str]:
         return {
-            "training documents": fingerprint(self.train_ids),
-            "held-out documents": fingerprint(self.held_out_ids),
+            "training documents": checkpoint.fingerprint(self.train_ids),
+            "held-out documents": checkpoint.fingerprint(self.held_out_ids),
         }
 
 
@@ -106,7 +90,7 @@ class Run:
             params = init_params(hparams, self.rng)
         check_disk(self.out, params)
         self.learner = make_learner(params, hparams["n_head"], encoder, options)
-        self.state = State(
+        self.state = checkpoint.State(
             options=asdict(options),
             data=self.data.fingerprints(),
             hparams=hparams,
@@ -122,13 +106,11 @@ class Run:
 
     def _resume(self, make_learner: Callable[..., Learner]) -> None:
         """With the model of the run in --out, where that was last saved."""
-        state, arrays, damaged = load_checkpoint(self.out)
-        for line in damaged:
-            say(f"{line}; going on from the checkpoint before it, step {state.n_steps}")
-        check_same_options(state, self.options)
+        state, arrays = checkpoint.load(self.out)
+        checkpoint.check_same_options(state, self.options)
         encoder = Encoder(state.vocabulary, state.merges)
         self.data = self.read_data(encoder)
-        check_same_data(state, self.data.fingerprints(), self.out)
+        checkpoint.check_same_data(state, self.data.fingerprints(), self.out)
         shapes = parameter_shapes(state.hparams)
         params = map_params(lambda _, shape: np.empty(shape, np.float32), shapes)
         self.learner = make_learner(params, state.hparams["n_head"], encoder, self.options)
@@ -139,22 +121,21 @@ class Run:
         self.rng.bit_generator.state = state.rng
         state.options = asdict(self.options)
         self.state = state
-        if damaged:
-            forget_newest(self.out)
 
     def read_data(self, encoder: Encoder | None) -> Data:
         """Documents -> token ids. Without an encoder, one is made as --tokenizer says."""
         options = self.options
-        with said_if_slow("reading documents"):
+        with log.said_if_slow("reading documents"):
             train = read_documents(options.data)
             if options.held_out is None:
                 train, held_out = split(train, self.rng)
             else:
                 held_out = read_documents(options.held_out, "--held_out")
         if encoder is None:
-            with said_if_slow(f"making the tokenizer {options.tokenizer}"):
+            with log.said_if_slow(f"making the tokenizer {options.tokenizer}"):
                 encoder = make_encoder(options.tokenizer, train)
-        with said_if_slow(f"encoding {len(train)} documents to train on, {len(held_out)} held out"):
+        counts = f"{len(train)} documents to train on, {len(held_out)} held out"
+        with log.said_if_slow(f"encoding {counts}"):
             train_ids, held_out_ids = token_ids(train, encoder), token_ids(held_out, encoder)
         if min(len(train_ids), len(held_out_ids)) <= options.n_ctx:
             held_out_too = " or --held_out" if options.held_out else ""
@@ -177,7 +158,7 @@ class Run:
         stopped.
         """
         n_params = sum(p.size for p in named(self.learner.params).values())
-        say(
+        log.say(
             f"{len(self.data.train_ids)} tokens to train on, {len(self.data.held_out_ids)} held "
             f"out, {len(self.data.encoder.encoder)} in the vocabulary; {n_params} parameters"
         )
@@ -188,7 +169,7 @@ class Run:
                 warnings.simplefilter("ignore", RuntimeWarning)
                 self._steps()
         except KeyboardInterrupt:
-            say(f"stopped; step {self.saved_step} is kept: --resume goes on from there")
+            log.say(f"stopped; step {self.saved_step} is kept: --resume goes on from there")
             raise
 
     def _steps(self) -> None:
@@ -197,13 +178,13 @@ class Run:
         losses = []  # since the last evaluation
         # BLAS keeps to one thread between the batches too. Its own threads would wait for more
         # work after each product, and so take cores from ours.
-        with one_blas_thread, progress_bar(state.n_steps, options) as bar:
+        with one_blas_thread, log.progress_bar(state.n_steps, options) as bar:
             while self.part_done() < 1:
                 step_started = time.monotonic()
                 losses.append(self.step())
                 state.minutes = (time.monotonic() - self.started) / 60
                 seconds = time.monotonic() - step_started
-                show_progress(bar, options, state, losses[-1], seconds)
+                log.show_progress(bar, options, state, losses[-1], seconds)
                 if state.n_steps % options.eval_every == 0:
                     self.evaluate(float(np.mean(losses)))
                     losses.clear()
@@ -268,14 +249,14 @@ class Run:
         if held_out_loss < state.best:
             state.best = held_out_loss
             self.save_model()
-        write_losses(self.out, state.history)
+        log.write_losses(self.out, state.history)
         self.save_state()
-        say(
+        log.say(
             f"step {row['step']}: loss {loss:.4f}, held-out {held_out_loss:.4f} "
             f"({row['bits_per_byte']:.4f} bits per byte), {state.minutes:.1f} minutes"
         )
-        text = sample_text(learner.params, state.hparams["n_head"], encoder, self.options.seed)
-        say(textwrap.indent(text, "    "))
+        text = log.sample_text(learner.params, state.hparams["n_head"], encoder, self.options.seed)
+        log.say(textwrap.indent(text, "    "))
 
     def save_model(self) -> None:
         """Write the model as it is now, for `gpt2.py` to run."""
@@ -286,7 +267,7 @@ class Run:
     def save_state(self) -> None:
         """Write all that the rest of the run depends on."""
         self.state.rng = self.rng.bit_generator.state
-        save_checkpoint(self.out, self.state, self.learner.arrays())
+        checkpoint.save(self.out, self.state, self.learner.arrays())
         self.saved_step = self.state.n_steps
 
 
