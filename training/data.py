@@ -90,15 +90,13 @@ def read_documents(data: str | None = None, option: str = "--data") -> list[str]
 
     None stands for Python's standard library. `option` is where the user gave the name.
     A file of a folder that cannot be read is left out, and standard error says so.
-    Raises FileNotFoundError, OSError or ValueError where there is nothing to read.
+    Raises OSError or ValueError where there is nothing to read.
     """
     notices = []
     try:
         documents = documents_of(data, notices)
     except ValueError as error:
         raise ValueError(f"{option} {data}: {error}") from None
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{option} {data}: {error}") from None
     for notice in notices[:MAX_NOTICES]:
         print(notice, file=sys.stderr)
     if len(notices) > MAX_NOTICES:
@@ -113,46 +111,29 @@ def documents_of(data: str | None, notices: list[str]) -> list[str]:
     """`read_documents`, but the result may be empty, errors do not name the option, and `notices`
     gets a line for each file that is left out."""
     if data is None:
-        return code_below(Path(sysconfig.get_paths()["stdlib"]), notices)
+        return documents_below(Path(sysconfig.get_paths()["stdlib"]), notices)
     path = Path(data)
-    if path.is_file():
-        return single_file(path)
+    if path.is_file():  # a *.py file that is named by itself is one document
+        reader = text_file if path.suffix == ".py" else READERS.get(path.suffix, text_file)
+        return list(reader(path))
     if path.is_dir():
-        return code_below(path, notices) + texts_below(path, notices)
-    if path.exists():
-        raise ValueError("it is neither a file nor a folder")
-    return code_below(package_folder(data), notices)
+        return documents_below(path, notices, with_texts=True)
+    return documents_below(package_folder(data), notices)
 
 
-def single_file(path: Path) -> list[str]:
-    """The documents of a file that is named by itself. A *.py file is one document then."""
-    reader = text_file if path.suffix == ".py" else READERS.get(path.suffix, text_file)
-    return list(reader(path))
+def documents_below(folder: Path, notices: list[str], with_texts: bool = False) -> list[str]:
+    """The documents of all files below `folder`, each once; then, if wanted, all plain text files.
 
-
-def code_below(folder: Path, notices: list[str]) -> list[str]:
-    """The documents of all files below `folder` that are not plain text, each document once.
-
-    Left out: folders of tests and of installed packages.
+    Left out: of the former, those in folders of tests and of installed packages.
     """
-    documents = {}  # a dict, not a set, since it keeps the order
+    documents, texts = {}, []  # a dict, not a set, since it keeps the order
     for ending, reader in READERS.items():
-        if reader is text_file:
-            continue
         for path in files_below(folder, ending):
-            if LEFT_OUT.isdisjoint(path.relative_to(folder).parts):
+            if reader is text_file:
+                texts += one_of_many(path, reader, notices) if with_texts else []
+            elif LEFT_OUT.isdisjoint(path.relative_to(folder).parts):
                 documents.update(dict.fromkeys(one_of_many(path, reader, notices)))
-    return list(documents)
-
-
-def texts_below(folder: Path, notices: list[str]) -> list[str]:
-    """The plain text files below `folder`, each as one document."""
-    documents = []
-    for ending, reader in READERS.items():
-        if reader is text_file:
-            for path in files_below(folder, ending):
-                documents += one_of_many(path, reader, notices)
-    return documents
+    return [*documents, *texts]
 
 
 def files_below(folder: Path, ending: str) -> list[Path]:
@@ -169,9 +150,7 @@ def one_of_many(
 ) -> list[str]:
     """The documents of a file; none, and a notice, if it cannot be read."""
     try:
-        if path.is_file():
-            return list(reader(path))
-        reason = "not a regular file, or gone"
+        return list(reader(path))
     except UnicodeDecodeError:
         reason = "not UTF-8 text"
     except OSError as error:
@@ -184,7 +163,7 @@ def package_folder(name: str) -> Path:
     """The folder of an installed package, by its import name."""
     spec = find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("no file, folder or package of that name")
+        raise ValueError("no file, folder or package of that name")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -390,8 +390,6 @@ def running(many_functions, tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as process:
         while "tokens to train on" not in process.stderr.readline():
             pass
-        while not (tmp_path / "out" / checkpoint.NAME).exists():
-            time.sleep(0.01)
         yield arguments, process
         process.kill()
 
@@ -410,6 +408,8 @@ def test_a_second_training_is_refused_while_the_first_one_lives(running, tmp_pat
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent in another way")
 def test_ctrl_c_says_in_one_line_what_is_kept(running):
     arguments, process = running
+    while not process.stderr.readline().startswith("step "):
+        pass
     process.send_signal(signal.SIGINT)
     lines = process.stderr.read().splitlines()
     assert process.wait() == 130
