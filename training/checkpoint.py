@@ -59,8 +59,8 @@ def load(folder: Path) -> tuple[State, dict[str, np.ndarray]]:
         return State(**json.loads(str(arrays.pop("run")))), arrays
     except Exception as error:  # whatever zipfile, NumPy and json may meet in a damaged file
         raise ValueError(
-            f"--resume: {path} is damaged ({type(error).__name__}: {error}); if {folder} has a "
-            "model, --init_from goes on from that"
+            f"--resume: {path} is damaged ({type(error).__name__}: {error}); if there is a model, "
+            f"--init_from {folder} with another --out goes on from that"
         ) from None
 
 

@@ -28,20 +28,22 @@ def only_training_in(folder: Path, resume: bool) -> Iterator[None]:
         folder.mkdir(parents=True)
         is_new = True
     descriptor = None if os.name == "nt" else os.open(folder, os.O_RDONLY)  # Windows opens none
+    if descriptor is not None and try_lock(descriptor) is False:
+        os.close(descriptor)
+        raise OSError(f"another training is running in {folder}: name another --out")
     try:
-        if descriptor is not None and try_lock(descriptor) is False:
-            raise OSError(f"another training is running in {folder}: name another --out")
-        for path in folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not resume and any(folder.iterdir()):
+        leftovers = list(folder.glob(f"{UNFINISHED}*"))
+        if not resume and len(list(folder.iterdir())) > len(leftovers):
             raise FileExistsError(f"{folder} is not empty: name another --out, or --resume it")
+        for path in leftovers:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         yield
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
         if is_new:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def check_disk(folder: Path, params: dict) -> None:

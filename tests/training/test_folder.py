@@ -53,6 +53,6 @@ def test_a_new_folder_in_which_nothing_was_written_is_removed(tmp_path):
 def test_a_run_that_would_not_fit_is_refused(tmp_path, monkeypatch):
     params = {"wte": np.zeros(100, np.float32)}
     check_disk(tmp_path, params)
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3999))
-    with pytest.raises(OSError, match="3999 bytes left; a run needs 4000"):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2799))
+    with pytest.raises(OSError, match="2799 bytes left; a run needs 2800"):
         check_disk(tmp_path, params)
