@@ -517,9 +517,11 @@ def resume(trained_folder, out, **changes):
 def test_what_is_broken_is_not_saved(trained, tmp_path):
     training = resume(trained[0], tmp_path / "out", steps=100, eval_every=1)
     before = files_in(training.out)
-    training.learner.params["wte"][:] = np.nan
+    params = training.learner.params
+    params["wte"][:], wpe = np.nan, params["wpe"].copy()
     with pytest.raises(ValueError, match="step 60 is kept"):
         training.train()
+    assert training.state.n_steps == 60 and np.array_equal(params["wpe"], wpe)
     with pytest.raises(ValueError, match="step 60 is kept"):
         training.evaluate(1.0)
     assert files_in(training.out) == before
