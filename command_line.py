@@ -2,7 +2,8 @@
 
 `run(main)` is the entry point of a program. Its options are the arguments of `main`, each annotated
 as str, int, float or bool, or as one of these `| None`; its help page is the docstring of `main`.
-`run` hands them to fire, in a form that fire takes without guessing. How a command line is read:
+In `run(main, Options)` they are the fields and the docstring of a dataclass, of which `main` takes
+one. They reach fire in a form that it takes without guessing. How a command line is read:
 
 - `--name value` and `--name=value` set an option; `-` in a name is the same as `_`.
 - A bool takes the next argument as its value only if that is True or False, in any case:
@@ -252,8 +253,10 @@ def _next_value(name: str, kind: type, rest: collections.deque[str]) -> str:
     return rest.popleft()
 
 
-def run(main: Callable) -> None:
+def run(main: Callable, options: type | None = None) -> None:
     """Call `main` with the options on the command line, and end the process as a command should.
+
+    options: a dataclass; then `main` takes one such object instead of single options.
 
     A ValueError, OSError, ImportError or MemoryError becomes one line on standard error, exit
     status 1. Ctrl-C ends quietly with 130, a reader of the output that goes away (`| head`) with
@@ -263,18 +266,21 @@ def run(main: Callable) -> None:
 
     _replace_closed_streams()
     _set_encodings()
-    kinds = option_kinds(main)
+    declared = options or main  # where the options are declared
+    kinds = option_kinds(declared)
     # Without these, fire reads each value as Python: `Yes, sir` is a tuple, `2024` a number.
     parsers = {name: functools.partial(convert, name, kind) for name, kind in kinds.items()}
-    fire.decorators.SetParseFns(**parsers)(main)
+    fire.decorators.SetParseFns(**parsers)(declared)
     try:
         try:
             arguments = fire_arguments(sys.argv[1:], kinds)
             if arguments == ["--help"]:
-                print(_help_page(main))
+                print(_help_page(declared))
             else:
-                _check_all_given(main, arguments)
-                fire.Fire(main, arguments, serialize=lambda result: None)  # prints no result
+                _check_all_given(declared, arguments)
+                result = fire.Fire(declared, arguments, serialize=lambda _: None)  # prints nothing
+                if options:
+                    main(result)
         finally:
             _flush_output()
             interrupt_quietly()
@@ -301,9 +307,11 @@ def interrupt_quietly() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _help_page(main: Callable) -> str:
-    """The docstring of `main`; from its source where Python was told to drop it (-OO)."""
-    return inspect.getdoc(main) or ast.get_docstring(ast.parse(inspect.getsource(main)).body[0])
+def _help_page(declared: Callable) -> str:
+    """The docstring of `main` or a dataclass; from its source where Python dropped it (-OO)."""
+    if sys.flags.optimize < 2:  # above, a dataclass has another docstring
+        return inspect.getdoc(declared)
+    return ast.get_docstring(ast.parse(inspect.getsource(declared)).body[0])
 
 
 def _flush_output() -> None:

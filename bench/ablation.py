@@ -1,9 +1,9 @@
 """What each part of the training recipe is worth: runs that differ from a baseline in one thing.
 
-The baseline: 6 layers, 6 heads, 192 wide, windows of 256, 2048 merges, batches of 16 windows, half
-of them moved to a document's start, Muon at 0.01 with AdamW at 0.002 for the rest, weight decay
-0.1, no dropout, the last 0.4 of the run as cooldown. All variants get the same number of tokens
-(--tokens), or of minutes (--minutes).
+The baseline is train.py as it comes: 6 layers, 6 heads, 192 wide, windows of 256, 2048 merges,
+batches of 16 windows, half of them moved to a document's start, Muon at 0.01 with AdamW at 0.002
+for the rest, weight decay 0.1, no dropout, the last 0.4 of the run as cooldown. All variants get
+the same number of tokens (--tokens), or of minutes (--minutes).
 
 adamw                             AdamW at 0.002 for all parameters
 dropout                           0.1
@@ -33,41 +33,24 @@ stopped goes on. The baseline takes some 8 minutes on two cores for 3 million to
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import train
-from bench.measure import Options, machine, print_table, progress, write_json
+from bench import measure
+from bench.measure import machine, print_table, progress, write_json
+from encoder import Encoder
 from model_files.disk import replacing
-from training import checkpoint
-from training.data import windows
+from training import checkpoint, run
+from training.batches import windows
+from training.folder import only_training_in
+from training.learner import Learner
 from training.learning_rate import WARMUP_STEPS
-from training.lock import only_training_in
+from training.options import Options
 from utils import map_params, named
 
-BASELINE = {
-    "preset": "python",
-    "tokenizer": "bpe:2048",
-    "init_from": None,
-    "n_layer": 6,
-    "n_head": 6,
-    "n_embd": 192,
-    "n_ctx": 256,
-    "batch_size": 16,
-    "optimizer": "muon",
-    "learning_rate": 2e-3,
-    "muon_learning_rate": 0.01,
-    "cooldown": 0.4,
-    "unlikelihood": 0.0,
-    "weight_decay": 0.1,
-    "grad_clip": 1.0,
-    "dropout": 0.0,
-    "seed": 0,
-    "half": False,
-}
 EVALUATIONS = 12  # of a run of a set number of tokens
 TOKENS_BETWEEN = 500_000  # from one evaluation to the next, in a run of some minutes
 AVERAGE_DECAY = 0.99  # a step
@@ -76,75 +59,79 @@ GROWING_BATCH = (8, 16, 32)
 # ---------------------------------------------------------------- the variants
 
 
-class Run(train.Training):
+class Run(run.Run):
     """A run of a set number of tokens, whatever the size of its batches, or of minutes.
 
-    Documents and ids are kept for the next runs of this process.
+    The data is kept for the next runs of this process.
     """
 
     kept = {}  # noqa: RUF012 - shared by all runs on purpose
 
-    def read_texts(self) -> tuple[list[str], list[str]]:
-        key = (self.options.data, self.options.held_out, self.options.seed)
-        if key not in self.kept:
-            self.kept[key] = super().read_texts()
-        return self.kept[key]
-
-    def read_data(self, run: checkpoint.Run | None) -> None:
+    def read_data(self, encoder: Encoder | None) -> run.Data:
         options = self.options
         key = (options.data, options.held_out, options.seed, options.tokenizer, options.n_ctx)
-        names = ("encoder", "train_ids", "document_starts", "held_out_ids", "held_out_batch")
-        names += ("tokens_per_byte", "data", "newlines")
         if key not in self.kept:
-            super().read_data(run)
-            self.kept[key] = {name: getattr(self, name) for name in names}
-        for name, value in self.kept[key].items():
-            setattr(self, name, value)
-        if run and run.data != self.data:
-            raise ValueError(f"{self.out} is of a run on other documents: another --out?")
+            self.kept[key] = super().read_data(encoder)
         # The split, which draws, is not made again: the draws that follow are to be the same.
         self.rng = np.random.default_rng(options.seed)
+        return self.kept[key]
 
     def part_done(self) -> float:
         options = self.options
         if options.minutes:
             return super().part_done()
-        return self.n_tokens / (options.steps * options.batch_size * options.n_ctx)
+        return self.state.n_tokens / (options.steps * options.batch_size * options.n_ctx)
+
+    def draw_starts(self, n: int) -> np.ndarray:
+        return self.batches.draw_starts(n)
+
+    def draw_windows(self, n: int, n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
+        return windows(self.data.train_ids, self.draw_starts(n), n_ctx)
+
+    def draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.draw_windows(self.options.batch_size, self.options.n_ctx)
 
 
 class Cosine(Run):
     def rate_factor(self) -> float:
-        warmup = min(1.0, (self.n_steps + 1) / WARMUP_STEPS)
+        warmup = min(1.0, (self.state.n_steps + 1) / WARMUP_STEPS)
         return warmup * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, self.part_done()))))
 
 
-class Average(Run):
-    """Between evaluations `params` are the weights that are trained, during one their average."""
+class AveragedLearner(Learner):
+    """`average` is the moving average of `params`."""
 
-    def make_optimizers(self) -> None:
-        super().make_optimizers()
-        self.average = map_params(lambda name, p: p.copy(), self.params)
+    def __init__(self, params: dict, *rest: Any) -> None:
+        super().__init__(params, *rest)
+        self.average = map_params(lambda name, p: p.copy(), params)
 
-    def state_arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, np.ndarray]:
         average = {f"average.{name}": p for name, p in named(self.average).items()}
-        return super().state_arrays() | average
+        return super().arrays() | average
 
-    def step(self) -> float:
-        loss = super().step()
+    def step(self, *batch: Any) -> float:
+        loss = super().step(*batch)
         weights = named(self.params)
         for name, average in named(self.average).items():
             average += (1 - AVERAGE_DECAY) * (weights[name] - average)
         return loss
 
+
+class Average(Run):
+    """Between evaluations `params` are the weights that are trained, during one their average."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options, AveragedLearner)
+
     def evaluate(self, loss: float) -> None:
-        weights, self.params = self.params, self.average
+        weights, self.learner.params = self.learner.params, self.learner.average
         super().evaluate(loss)
-        self.params = weights
+        self.learner.params = weights
 
 
 class RandomStarts(Run):
     def draw_starts(self, n: int) -> np.ndarray:
-        return self.rng.integers(0, len(self.train_ids) - self.options.n_ctx, n)
+        return self.rng.integers(0, len(self.data.train_ids) - self.options.n_ctx, n)
 
 
 class AllStarts(Run):
@@ -155,15 +142,14 @@ class AllStarts(Run):
 class GrowingBatch(Run):
     def draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
         third = min(2, int(3 * self.part_done()))
-        return windows(self.train_ids, self.draw_starts(GROWING_BATCH[third]), self.options.n_ctx)
+        return self.draw_windows(GROWING_BATCH[third], self.options.n_ctx)
 
 
 class GrowingWindow(Run):
     def draw_batch(self) -> tuple[np.ndarray, np.ndarray]:
         if self.part_done() >= 2 / 3:
             return super().draw_batch()
-        starts = self.draw_starts(2 * self.options.batch_size)
-        return windows(self.train_ids, starts, self.options.n_ctx // 2)
+        return self.draw_windows(2 * self.options.batch_size, self.options.n_ctx // 2)
 
 
 class Variant(NamedTuple):
@@ -210,26 +196,26 @@ def options_of(
     held_out: str | None,
     n_tokens: int,
     minutes: float | None,
-) -> train.Options:
+) -> Options:
     """The options of a variant's run; `n_tokens` is without effect where there are minutes."""
-    recipe = BASELINE | variant.changes
-    tokens_in_step = recipe["batch_size"] * recipe["n_ctx"]
-    tokens_between = TOKENS_BETWEEN if minutes else n_tokens / EVALUATIONS
-    options = train.Options(
-        **recipe,
+    options = Options(
+        **variant.changes,
         data=data,
         held_out=held_out,
         out=str(folder),
-        steps=max(1, round(n_tokens / tokens_in_step)),
         minutes=minutes,
-        eval_every=max(1, round(tokens_between / tokens_in_step)),
-        resume=(folder / checkpoint.NEWEST).exists(),
+        resume=(folder / checkpoint.NAME).exists(),
     )
-    options.validate()
-    return options
+    tokens_in_step = options.batch_size * options.n_ctx
+    tokens_between = TOKENS_BETWEEN if minutes else n_tokens / EVALUATIONS
+    return replace(
+        options,
+        steps=max(1, round(n_tokens / tokens_in_step)),
+        eval_every=max(1, round(tokens_between / tokens_in_step)),
+    )
 
 
-def result_of(variant: Variant, options: train.Options) -> dict:
+def result_of(variant: Variant, options: Options) -> dict:
     """{"options", "parameters", "history"} of a finished run, which is made if it is not there.
 
     Raises ValueError if the run that is there had other options.
@@ -242,11 +228,11 @@ def result_of(variant: Variant, options: train.Options) -> dict:
         if changed:
             raise ValueError(f"{path} is of a run with other {', '.join(changed)}: another --out?")
         return result
-    with only_training_in(Path(options.out)):
-        run = variant.run(options)
-        run.train()
-    n_parameters = sum(p.size for p in named(run.params).values())
-    result = {"options": expected, "parameters": n_parameters, "history": run.history}
+    with only_training_in(Path(options.out), options.resume):
+        done = variant.run(options)
+        done.train()
+    n_parameters = sum(p.size for p in named(done.learner.params).values())
+    result = {"options": expected, "parameters": n_parameters, "history": done.state.history}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
@@ -309,7 +295,7 @@ def limits(histories: Iterable[list[dict]]) -> tuple[float, float]:
 
 
 def main():
-    options = Options("bench.ablation", __doc__)
+    options = measure.Options("bench.ablation", __doc__)
     add = options.add_argument
     add("--data", help="documents to train on, as for train.py (the standard library's functions)")
     add("--held_out", help="documents for the held-out loss (a tenth of --data)")

@@ -2,7 +2,7 @@
 
 1. Bits per byte on code that it has not learned from, over 100 windows spread evenly: the functions
    of the standard library that `train.py` holds out by itself; with --corpus FOLDER, made by
-   `python -m training.corpus --out FOLDER`, also files held out of the training packages, and two
+   `python corpus.py --out FOLDER`, also files held out of the training packages, and two
    packages of which it saw nothing, as documents like those it learned from and as functions just
    as they stand in the files.
 2. The signatures in `bench/signatures.txt`, of functions of those two packages, each continued
@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.measure import ROOT, Options, write_json
+from corpus import UNSEEN, python_files, standard_library
 from gpt2 import generate
-from training.corpus import UNSEEN, python_files, standard_library
-from training.data import python_functions, read_documents, spread_windows, token_ids
+from training.batches import spread_windows
+from training.data import python_functions, read_documents, token_ids
 from training.layers import batch_loss
 from utils import load_encoder_hparams_and_params
 
@@ -165,7 +166,7 @@ def main():
     options = Options("bench.bundled", __doc__)
     options.add_argument("--model_size", default="python", help="a model folder (python)")
     options.add_argument("--models_dir", default=str(ROOT / "models"), help="where it is (models)")
-    options.add_argument("--corpus", type=Path, help="what training.corpus wrote (not measured on)")
+    options.add_argument("--corpus", type=Path, help="what corpus.py wrote (not measured on)")
     options.add_argument("--write_signatures", action="store_true", help="and nothing else")
     options.add_json()
     arguments = options.parse_args()

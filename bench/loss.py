@@ -24,7 +24,8 @@ import numpy as np
 import train
 from bench.measure import Options, machine, print_table, progress, write_json
 from bench.torch_gpt import N_CTX, N_EMBD, N_HEAD, N_LAYER, mean_loss, torch_gpt
-from training.data import learn_bpe, read_documents, split, spread_windows, token_ids, windows
+from training.batches import spread_windows, windows
+from training.data import learn_bpe, read_documents, split, token_ids
 
 DATA = "pyspark"  # the package that pyspark-client installs
 BATCH, EVALUATIONS = 16, 5
@@ -38,7 +39,7 @@ Evaluation = tuple[int, float, float]  # tokens, minutes, held-out loss
 def numpy_losses(n_steps: int) -> Iterator[Evaluation]:
     """The evaluations of train.py."""
     with tempfile.TemporaryDirectory() as out:
-        train.main(
+        options = train.Options(
             data=DATA,
             out=out,
             tokenizer="char",
@@ -50,6 +51,7 @@ def numpy_losses(n_steps: int) -> Iterator[Evaluation]:
             eval_every=n_steps // EVALUATIONS,
             batch_size=BATCH,
         )
+        train.main(options)
         with open(Path(out) / "log.csv", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 yield int(row["tokens"]), float(row["minutes"]), float(row["held_out_loss"])

@@ -29,9 +29,24 @@ MAY_IMPORT = {
     "explaining.dump": ["explaining.watch", *MODEL],
     "explaining": MODEL,
     "train": BELOW_PROGRAMS,
-    "training.corpus": ["training.data", "command_line"],
-    "training.average": ["utils", "command_line"],
-    "training.unlikelihood": ["training.layers", "fast.threads", "encoder"],
+    "corpus": ["training.data", "command_line"],
+    "average": ["utils", "command_line"],
+    "training.run": [
+        *("training.batches", "training.checkpoint", "training.data", "training.folder"),
+        *("training.layers", "training.learner", "training.learning_rate", "training.log"),
+        *("training.options", *MODEL),
+    ],
+    "training.learner": [
+        *("training.adamw", "training.layers", "training.muon", "training.options"),
+        *("training.unlikelihood", "utils", "encoder"),
+    ],
+    "training.log": ["training.checkpoint", "training.options", *MODEL],
+    "training.checkpoint": ["training.options", "utils", "model_files"],
+    "training.unlikelihood": [
+        *("training.data", "training.layers", "gpt2", "fast.threads", "encoder")
+    ],
+    "training.batches": ["training.data", "encoder"],
+    "training.options": ["command_line"],
     "training": ["fast.threads", "utils", "model_files", "encoder"],
     "gpt2": ["generating", "fast", "utils", "command_line"],
     "gpt2_pico": [],

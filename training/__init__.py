@@ -1,8 +1,16 @@
-"""The parts of `train.py`.
+"""The parts of `train.py`, in the order in which a run needs them.
 
-data.py           documents, the tokenizer that is learned from them, token ids, windows of ids
+options.py        what a run is told: options, presets, limits
+folder.py         where it writes: one training at a time, nothing written over
+data.py           documents, the tokenizer that is learned from them, token ids
+batches.py        windows of ids, drawn at random
 layers.py         each layer's forward pass beside its backward pass; the model; all cores
 muon.py           the optimizer of the matrices in the blocks
 adamw.py          the optimizer of the rest
-learning_rate.py  how large their steps are over a run
+unlikelihood.py   a loss for what the model repeats in texts of its own
+learner.py        a model with its optimizers: one step
+learning_rate.py  how large the steps are over a run
+checkpoint.py     what a stopped run goes on from
+log.py            what it shows
+run.py            the run: draw, step, evaluate, save, and go on after it was stopped
 """

@@ -1,4 +1,4 @@
-"""What a model learns from: documents, then a tokenizer, then token ids, then windows of them.
+"""What a model learns from: documents, then a tokenizer, then token ids.
 
 A document is a text that stands by itself, such as a function. To learn from another kind of file,
 write a function that takes the path of such a file and returns its documents, and enter it in
@@ -10,6 +10,7 @@ Subword Units", 2016.
 """
 
 import ast
+import functools
 import heapq
 import json
 import os
@@ -89,15 +90,13 @@ def read_documents(data: str | None = None, option: str = "--data") -> list[str]
 
     None stands for Python's standard library. `option` is where the user gave the name.
     A file of a folder that cannot be read is left out, and standard error says so.
-    Raises FileNotFoundError, OSError or ValueError where there is nothing to read.
+    Raises OSError or ValueError where there is nothing to read.
     """
     notices = []
     try:
         documents = documents_of(data, notices)
     except ValueError as error:
         raise ValueError(f"{option} {data}: {error}") from None
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{option} {data}: {error}") from None
     for notice in notices[:MAX_NOTICES]:
         print(notice, file=sys.stderr)
     if len(notices) > MAX_NOTICES:
@@ -112,46 +111,29 @@ def documents_of(data: str | None, notices: list[str]) -> list[str]:
     """`read_documents`, but the result may be empty, errors do not name the option, and `notices`
     gets a line for each file that is left out."""
     if data is None:
-        return code_below(Path(sysconfig.get_paths()["stdlib"]), notices)
+        return documents_below(Path(sysconfig.get_paths()["stdlib"]), notices)
     path = Path(data)
-    if path.is_file():
-        return single_file(path)
+    if path.is_file():  # a *.py file that is named by itself is one document
+        reader = text_file if path.suffix == ".py" else READERS.get(path.suffix, text_file)
+        return list(reader(path))
     if path.is_dir():
-        return code_below(path, notices) + texts_below(path, notices)
-    if path.exists():
-        raise ValueError("it is neither a file nor a folder")
-    return code_below(package_folder(data), notices)
+        return documents_below(path, notices, with_texts=True)
+    return documents_below(package_folder(data), notices)
 
 
-def single_file(path: Path) -> list[str]:
-    """The documents of a file that is named by itself. A *.py file is one document then."""
-    reader = text_file if path.suffix == ".py" else READERS.get(path.suffix, text_file)
-    return list(reader(path))
+def documents_below(folder: Path, notices: list[str], with_texts: bool = False) -> list[str]:
+    """The documents of all files below `folder`, each once; then, if wanted, all plain text files.
 
-
-def code_below(folder: Path, notices: list[str]) -> list[str]:
-    """The documents of all files below `folder` that are not plain text, each document once.
-
-    Left out: folders of tests and of installed packages.
+    Left out: of the former, those in folders of tests and of installed packages.
     """
-    documents = {}  # a dict, not a set, since it keeps the order
+    documents, texts = {}, []  # a dict, not a set, since it keeps the order
     for ending, reader in READERS.items():
-        if reader is text_file:
-            continue
         for path in files_below(folder, ending):
-            if LEFT_OUT.isdisjoint(path.relative_to(folder).parts):
+            if reader is text_file:
+                texts += one_of_many(path, reader, notices) if with_texts else []
+            elif LEFT_OUT.isdisjoint(path.relative_to(folder).parts):
                 documents.update(dict.fromkeys(one_of_many(path, reader, notices)))
-    return list(documents)
-
-
-def texts_below(folder: Path, notices: list[str]) -> list[str]:
-    """The plain text files below `folder`, each as one document."""
-    documents = []
-    for ending, reader in READERS.items():
-        if reader is text_file:
-            for path in files_below(folder, ending):
-                documents += one_of_many(path, reader, notices)
-    return documents
+    return [*documents, *texts]
 
 
 def files_below(folder: Path, ending: str) -> list[Path]:
@@ -168,9 +150,7 @@ def one_of_many(
 ) -> list[str]:
     """The documents of a file; none, and a notice, if it cannot be read."""
     try:
-        if path.is_file():
-            return list(reader(path))
-        reason = "not a regular file, or gone"
+        return list(reader(path))
     except UnicodeDecodeError:
         reason = "not UTF-8 text"
     except OSError as error:
@@ -183,7 +163,7 @@ def package_folder(name: str) -> Path:
     """The folder of an installed package, by its import name."""
     spec = find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("no file, folder or package of that name")
+        raise ValueError("no file, folder or package of that name")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -298,22 +278,8 @@ def token_ids(documents: list[str], encoder: Encoder) -> np.ndarray:
     return np.concatenate(parts).astype(np.int32)
 
 
-def windows(ids: np.ndarray, starts: Iterable[int], n_ctx: int) -> tuple[np.ndarray, np.ndarray]:
-    """The windows of `n_ctx` ids that begin at `starts`, and the target of each of their ids.
-
-    A target is the id that comes next. ids [n_tokens], B starts -> inputs and targets, [B, n_ctx].
-
-    >>> inputs, targets = windows(np.array([10, 11, 12, 13, 14]), [0, 2], 2)
-    >>> inputs.tolist(), targets.tolist()
-    ([[10, 11], [12, 13]], [[11, 12], [13, 14]])
-    """
-    positions = np.asarray(starts)[:, None] + np.arange(n_ctx)  # [B, n_ctx]
-    return ids[positions], ids[positions + 1]
-
-
-def spread_windows(
-    ids: np.ndarray, n_ctx: int, n_windows: int = 100
-) -> tuple[np.ndarray, np.ndarray]:
-    """About `n_windows` windows at equal distances over all of `ids`, none overlapping."""
-    distance = max(n_ctx, len(ids) // n_windows)
-    return windows(ids, range(0, len(ids) - n_ctx, distance), n_ctx)
+@functools.cache
+def newline_ids(encoder: Encoder) -> np.ndarray:
+    """The ids of the tokens that have a newline in them: each of them begins a line."""
+    ids = encoder.encoder.values()
+    return np.array([token_id for token_id in ids if "\n" in encoder.decode([token_id])])

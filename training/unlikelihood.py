@@ -17,30 +17,37 @@ import numpy as np
 
 from encoder import Encoder
 from fast.threads import share_out
+from gpt2 import generate_side_by_side
+from training.data import newline_ids
 from training.layers import add_up, backward, cross_entropy, forward, micro_batches
 
 RUN = 8  # tokens
 LARGEST_P = 0.99  # so that the loss of a repeat stays finite
 
 
-def newline_ids(encoder: Encoder) -> np.ndarray:
-    """The ids of the tokens that have a newline in them: each of them begins a line."""
-    ids = encoder.encoder.values()
-    return np.array([token_id for token_id in ids if "\n" in encoder.decode([token_id])])
+def own_texts_loss_and_grads(
+    params: dict, n_head: int, prompts: list[list[int]], n_new: int, encoder: Encoder
+) -> tuple[float, dict]:
+    """`unlikelihood_loss_and_grads` of texts by the model: greedy, at most `n_new` tokens each."""
+    new = [[] for _ in prompts]
+    for i, new_id in generate_side_by_side(prompts, params, n_head, n_new, stop_id=encoder.eot):
+        new[i].append(new_id)
+    pairs = list(zip(prompts, new, strict=True))
+    numbers = [repeats(prompt, ids, len(ids) < n_new, encoder) for prompt, ids in pairs]
+    texts = [prompt + ids for prompt, ids in pairs]
+    return unlikelihood_loss_and_grads(params, n_head, texts, numbers)
 
 
-def repeats(
-    prompt: list[int], new: list[int], ended: bool, encoder: Encoder, newlines: np.ndarray
-) -> np.ndarray:
+def repeats(prompt: list[int], new: list[int], ended: bool, encoder: Encoder) -> np.ndarray:
     """Which tokens of a text, prompt + new, are new and repeat what was there before -> [n_seq]
 
     0 for those that do not, else the number of the repeat: a line, or where no line is repeated, a
     run of RUN tokens. Empty lines do not count, nor does the last one if the text has not `ended`:
-    there may be more of it to come. `newlines` are the `newline_ids`.
+    there may be more of it to come.
     """
     ids = np.array(prompt + new)
     numbers = np.zeros(len(ids), np.int64)
-    starts = np.flatnonzero(np.isin(ids, newlines))
+    starts = np.flatnonzero(np.isin(ids, newline_ids(encoder)))
     ends = [*starts[1:], len(ids)] if ended else starts[1:]
     seen = set()
     for start, end in zip(starts, ends, strict=False):

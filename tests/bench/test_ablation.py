@@ -38,18 +38,19 @@ def start(tmp_path, monkeypatch):
 def test_all_variants_start_from_the_same_weights_and_draw_the_same_windows(start):
     runs = [start(name) for name in ("baseline", "adamw", "cosine")]
     for run in runs[1:]:
-        for name, p in named(run.params).items():
-            np.testing.assert_array_equal(p, named(runs[0].params)[name])
+        for name, p in named(run.learner.params).items():
+            np.testing.assert_array_equal(p, named(runs[0].learner.params)[name])
     first, *others = (run.draw_starts(BATCH_SIZE).tolist() for run in runs)
     assert all(starts == first for starts in others)
-    assert runs[0].train_ids is runs[1].train_ids  # not encoded twice
+    assert runs[0].data.train_ids is runs[1].data.train_ids  # not encoded twice
 
 
 @pytest.mark.parametrize("name", ["random_starts", "baseline", "all_starts"])
 def test_which_windows_are_moved_to_the_start_of_a_document(name, start):
     run = start(name)
     starts = np.array([run.draw_starts(BATCH_SIZE) for _ in range(100)])
-    documents = run.document_starts[np.searchsorted(run.document_starts, starts, "right") - 1]
+    documents = run.batches.document_starts
+    documents = documents[np.searchsorted(documents, starts, "right") - 1]
     could_be_moved = (documents < starts) & (starts < documents + N_CTX)
     assert could_be_moved[:, 0::2].any() == (name == "random_starts")
     assert could_be_moved[:, 1::2].any() == (name != "all_starts")
@@ -73,7 +74,7 @@ def test_a_growing_batch_has_three_sizes_for_as_many_tokens_each(start, monkeypa
     run = start("growing_batch", steps=24)
     shapes = shapes_of_batches(run)
     assert shapes == [(2, N_CTX)] * 16 + [(4, N_CTX)] * 8 + [(8, N_CTX)] * 4
-    assert run.history[-1]["tokens"] == 24 * BATCH_SIZE * N_CTX
+    assert run.state.history[-1]["tokens"] == 24 * BATCH_SIZE * N_CTX
 
 
 def test_a_growing_window_keeps_the_tokens_of_a_step(start):
@@ -83,20 +84,23 @@ def test_a_growing_window_keeps_the_tokens_of_a_step(start):
 
 def test_an_average_of_the_weights_is_what_is_evaluated(start):
     run, baseline = start("average"), start("baseline", cooldown=0.0)
-    averages = {name: p.astype(np.float64) for name, p in named(baseline.params).items()}
+    averages = {name: p.astype(np.float64) for name, p in named(baseline.learner.params).items()}
     for _ in range(3):
         run.step()
         baseline.step()
-        for name, p in named(baseline.params).items():
+        for name, p in named(baseline.learner.params).items():
             averages[name] += 0.01 * (p - averages[name])
     run.evaluate(1.0)
-    for name, p in named(run.params).items():  # training goes on with the weights themselves
-        np.testing.assert_array_equal(p, named(baseline.params)[name])
-        np.testing.assert_allclose(named(run.average)[name], averages[name], atol=1e-6)
-    for name, p in named(baseline.params).items():
+    for name, p in named(run.learner.params).items():
+        # Training goes on with the weights themselves.
+        np.testing.assert_array_equal(p, named(baseline.learner.params)[name])
+        np.testing.assert_allclose(named(run.learner.average)[name], averages[name], atol=1e-6)
+    for name, p in named(baseline.learner.params).items():
         p[...] = averages[name]
     baseline.evaluate(1.0)
-    assert run.history[0]["held_out_loss"] == pytest.approx(baseline.history[0]["held_out_loss"])
+    assert run.state.history[0]["held_out_loss"] == pytest.approx(
+        baseline.state.history[0]["held_out_loss"]
+    )
 
 
 @pytest.mark.parametrize("name", ["average", "growing_batch"])
@@ -109,9 +113,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(name, start, tmp_path):
     stopped.evaluate(1.0)
     resumed = start(name, resume=True)
     resumed.train()
-    assert resumed.history[-1]["held_out_loss"] == whole.history[-1]["held_out_loss"]
-    expected = whole.state_arrays()
-    for key, array in resumed.state_arrays().items():
+    assert resumed.state.history[-1]["held_out_loss"] == whole.state.history[-1]["held_out_loss"]
+    expected = whole.learner.arrays()
+    for key, array in resumed.learner.arrays().items():
         np.testing.assert_array_equal(array, expected[key])
 
 

@@ -2,7 +2,7 @@
 
 MOMENT is one of
 
-- `operation:N`: the process ends just before it opens, renames, links or removes something in
+- `operation:N`: the process ends just before it opens, renames or removes something in
   FOLDER for the N-th time (N = 0: never; then it prints how often it did);
 - `bytes:N`: the system kills it at the write that makes a file longer than N bytes;
 - `full:N`: that write fails, as on a full disk.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DEAD = 77  # exit status
-OPERATIONS = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir")
+OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 WRITING = os.O_WRONLY | os.O_RDWR
 
 

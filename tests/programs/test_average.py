@@ -1,16 +1,15 @@
-"""training/average.py: the average of two models."""
+"""average.py: the average of two models."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+import average
 from command_line import run
 from encoder import Encoder
 from tests.fixtures.random_models import TINY, random_params
-from training import average
 from utils import load_encoder_hparams_and_params, named, save_model_folder
 
 SYMBOLS = [chr(ord("!") + i) for i in range(60)]
@@ -39,9 +38,9 @@ def test_each_parameter_is_the_weighted_mean(folders, part):
 
 def test_the_command_that_its_help_shows(folders, monkeypatch):
     folder, _ = folders
-    example = next(line for line in average.main.__doc__.split("\n") if "python -m" in line)
+    example = next(line for line in average.main.__doc__.split("\n") if "python " in line)
     example = example.replace("../polished", "first").replace("../cooled", "second")
-    arguments = example.split("training.average")[1].replace("models/mine", "out").split()
+    arguments = example.split("average.py")[1].replace("models/mine", "out").split()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["average.py", *arguments])
     run(average.main)
@@ -59,9 +58,8 @@ def test_models_of_other_sizes_have_no_average(folders):
 
 
 def run_average(*arguments):
-    command = [sys.executable, "-m", "training.average", *arguments]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+    command = [sys.executable, average.__file__, *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_the_model_of_the_present_folder(folders, monkeypatch):

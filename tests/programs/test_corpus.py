@@ -1,4 +1,4 @@
-"""training/corpus.py: what becomes a document, what is left out, and that nothing leaks."""
+"""corpus.py: what becomes a document, what is left out, and that nothing leaks."""
 
 import ast
 import itertools
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import corpus
-from training.corpus import Package, Reader, Seen, forms, shorten_docstrings
+import corpus
+from corpus import Package, Reader, Seen, forms, shorten_docstrings
 
 DOCUMENTED = '''\
 class Stack:

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-import train
 from encoder import ENDOFTEXT, Encoder
 from gpt2 import generate, gpt2, softmax
 from tests.fixtures.random_models import TINY, random_params
-from training.data import make_encoder
-from training.unlikelihood import newline_ids, repeats, unlikelihood_loss_and_grads
+from training.data import make_encoder, newline_ids
+from training.options import Options
+from training.run import Run
+from training.unlikelihood import repeats, unlikelihood_loss_and_grads
 from utils import load_encoder_hparams_and_params, named
 
 PROMPT = "def f(self):"
@@ -22,7 +23,7 @@ def encoder():
 def marked(encoder, new, prompt=PROMPT, ended=True):
     """The repeated lines of the text, as strings, by repeats."""
     prompt_ids, new_ids = encoder.encode(prompt), encoder.encode(new)
-    numbers = repeats(prompt_ids, new_ids, ended, encoder, newline_ids(encoder))
+    numbers = repeats(prompt_ids, new_ids, ended, encoder)
     assert len(numbers) == len(prompt_ids) + len(new_ids)
     ids = np.array(prompt_ids + new_ids)
     return [encoder.decode(ids[numbers == number]) for number in np.unique(numbers) if number]
@@ -132,7 +133,8 @@ def test_a_model_that_repeats_lines_unlearns_it(tmp_path):
     data.write_text("".join(function.format(i) for i in range(60)), encoding="utf-8")
     folders = tmp_path / "loops", tmp_path / "none"
     for folder, unlikelihood in zip(folders, (0.0, 30.0), strict=True):
-        train.main(
+        folder.mkdir()
+        options = Options(
             data=str(data),
             out=str(folder),
             tokenizer="bpe:40",
@@ -145,4 +147,5 @@ def test_a_model_that_repeats_lines_unlearns_it(tmp_path):
             eval_every=200,
             unlikelihood=unlikelihood,
         )
+        Run(options).train()
     assert n_repeated(folders[1]) < n_repeated(folders[0]) / 2

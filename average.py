@@ -30,7 +30,7 @@ def average(first: dict, second: dict, part: float) -> dict:
 def main(first: str, second: str, out: str, part: float = 0.5, half: bool = False) -> None:
     """Write the average of the models in two folders to a third one.
 
-      python -m training.average --first ../polished --second ../cooled --out models/mine
+      python average.py --first ../polished --second ../cooled --out models/mine
 
     --first FOLDER   one model
     --second FOLDER  the other one

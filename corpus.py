@@ -1,6 +1,6 @@
 """The Python code that the bundled model learned from: fetch it, clean it, write it as documents.
 
-    python -m training.corpus --out ../corpus
+    python corpus.py --out ../corpus
 
 installs the packages below, without what they depend on, into folders of their own (--out must not
 be within the project, whose files tools would then read), and writes five files of documents, one
@@ -429,7 +429,7 @@ def write_documents(path: Path, documents: Iterable[dict]) -> None:
 def main(out: str) -> None:
     """Fetch Python code that may be used freely, and write it as documents for train.py.
 
-      python -m training.corpus --out ../corpus
+      python corpus.py --out ../corpus
       python train.py --data ../corpus/train.jsonl --held_out ../corpus/held_out.jsonl
 
     --out FOLDER    where the packages are installed and the documents written: some 700 MB
