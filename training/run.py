@@ -17,6 +17,7 @@ import numpy as np
 
 from encoder import ENDOFTEXT, Encoder
 from fast.threads import one_blas_thread
+from model_files.parameters import check_values
 from training import checkpoint, log
 from training.batches import Batches, spread_windows
 from training.data import make_encoder, read_documents, split, token_ids
@@ -282,4 +283,5 @@ def load_model(options: Options) -> tuple[Encoder, dict[str, int], dict]:
     if options.n_ctx > hparams["n_ctx"]:
         raise ValueError(f"--n_ctx {options.n_ctx}: {folder} has only {hparams['n_ctx']}")
     options.check_memory(hparams["n_layer"], hparams["n_embd"])
+    check_values(folder, params)
     return encoder, hparams, map_params(lambda _, p: np.array(p, np.float32), params)

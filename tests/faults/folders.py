@@ -42,7 +42,6 @@ WEIGHTS_FILES = ("model.safetensors", DATA)
 
 READER = """
 import json, os, sys, warnings
-import numpy as np
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
@@ -69,11 +68,7 @@ def read(folder, vanishing):
         return "the text does not come back"
     encoder.decode(range(hparams["n_vocab"]))
     n_ctx, n_head = hparams["n_ctx"], hparams["n_head"]
-    with np.errstate(all="ignore"):
-        logits = gpt2.gpt2(ids[:n_ctx], **params, n_head=n_head)
-        if not np.isfinite(logits).all():
-            raise ValueError(utils.damage_in(params))
-        gpt2.generate(ids[:n_ctx], params, n_head, 2)
+    gpt2.generate(ids[:n_ctx], params, n_head, 2)
     return "right"
 
 for line in sys.stdin:
