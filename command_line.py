@@ -285,7 +285,8 @@ def run(main: Callable, options: type | None = None) -> None:
             _flush_output()
             interrupt_quietly()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.stderr.flush()
+        os._exit(130)  # at once: `sys.exit` would wait for threads, of which one may be lost
     except BrokenPipeError:
         sys.exit(141)
     except (ValueError, OSError, ImportError, MemoryError) as error:

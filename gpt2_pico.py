@@ -5,7 +5,7 @@ import numpy as np
 def gelu(x):  # a smooth max(x, 0); not np.sqrt(2 / np.pi): it would turn a float32 x into float64
     return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
-def softmax(x):  # each row to probabilities, which sum to 1: the larger a number, the more
+def softmax(x):  # each row to probabilities, which sum to 1: the larger a number, the likelier
     e = np.exp(x - x.max(axis=-1, keepdims=True))  # less the maximum: exp cannot overflow
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -25,7 +25,7 @@ def attention(q, k, v, mask):  # [n_seq, d_head] each, mask [n_seq, n_seq] -> [n
 def mha(x, c_attn, c_proj, n_head):  # multi-head attention: [n_seq, n_embd] -> [n_seq, n_embd]
     qkv = np.split(linear(x, **c_attn), 3, axis=-1)  # queries, keys, values: [n_seq, n_embd] each
     q, k, v = (np.split(part, n_head, axis=-1) for part in qkv)  # n_head of [n_seq, d_head] each
-    mask = np.triu(np.full((len(x), len(x)), -1e10, x.dtype), k=1)  # later rows get the weight 0
+    mask = np.triu(np.full((len(x), len(x)), -1e10, x.dtype), k=1)  # later keys: -1e10, so weight 0
     heads = [attention(q[i], k[i], v[i], mask) for i in range(n_head)]  # each head by itself
     return linear(np.hstack(heads), **c_proj)  # side by side again: [n_seq, n_embd]
 
