@@ -8,7 +8,7 @@ follows writes text with it. The path of a text:
 `ids` are small integers, one for each token (a word or a piece of one) of a vocabulary; `logits`
 are scores, one for each token of the vocabulary: how likely it is to come next. `gpt2` turns ids
 into logits: for every position of the text it predicts what comes after it. So no position may see
-a later one. One call of it is a pass.
+a later one: it would see the answer. One call of it is a pass.
 
 Inside, each position of the text is an embedding: a vector of n_embd numbers. It begins as what is
 known of the token and of its place alone, and each block adds to it what it has found out. What the
@@ -31,26 +31,28 @@ take them, so that `**params` wires the model (w: weights, b: bias, g: gain):
      ],
      "ln_f": {"g": [n_embd], "b": [n_embd]}}            normalises the result of the last block
 
-Attention runs n_head times side by side; each head has d_head = n_embd / n_head of the numbers.
+Attention runs n_head times side by side; each head has d_head = n_embd / n_head of the numbers in a
+query, a key or a value.
 n_ctx, the window, is how many positions the model can see. In comments on shapes n_seq is how many
 positions a function is given, and `...` stands for any axes before those named: none for one text,
 n_texts for several, and within attention n_head as well.
 
-Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`),
-which id is chosen, and several of them in a pass (`generating/`), and how the work is spread over
-the processor's cores (`fast/`). What is imported from `fast/` affects only speed. So while reading,
-take `product(x, w)` as `x @ w` for a matrix w of the parameters, and ignore `@by_rows`,
-`@by_columns` and `@by_queries` (each promises that a function treats its rows, columns or queries
-one by one, so that it may be called on a part of them at a time) and `blas_threads_for`.
+Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), how
+an id is chosen by its logits, and how ids that were guessed are checked, many in a pass
+(`generating/`), and how the work is spread over the processor's cores (`fast/`). What is imported
+from `fast/` affects only speed. So while reading, take `product(x, w)` as `x @ w` for a matrix w of
+the parameters, and ignore `@by_rows`, `@by_columns` and `@by_queries` (each promises that a function
+treats its rows, columns or queries one by one, so that it may be called on a part of them at a
+time) and `blas_threads_for`.
 
 Names are those of OpenAI's checkpoint, whose code calls its linear layers conv1d, hence the c_.
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Every array
 keeps the dtype of the parameters: constants are plain Python numbers, since a float64 scalar of
-NumPy such as `np.sqrt(2)` would turn float32 into float64. The functions up to `gpt2` also run
-where `np` is `jax.numpy`.
+NumPy such as `np.sqrt(2)` would turn float32 into float64. The tests also load this file with
+`jax.numpy` in the place of NumPy: the functions up to `gpt2`, without a cache, run there too.
 """
 
-from __future__ import annotations  # hints stay text: jax.numpy has no np.random.Generator
+from __future__ import annotations  # hints are not looked up: jax.numpy lacks some of the names
 
 import math
 import sys
@@ -78,7 +80,7 @@ def gelu(x: Array) -> Array:
     """Gaussian error linear unit (Hendrycks and Gimpel, 2016), shape kept.
 
     Without a curve between them, two linear layers would be no more than one. This one lets large
-    numbers through, makes negative ones nearly 0, and bends softly in between: x times the
+    numbers through, makes very negative ones nearly 0, and bends softly in between: x times the
     probability that a normal random number is below x, in the paper's approximation with tanh.
 
     >>> [round(float(y), 3) for y in gelu(np.array([[-1, 0, 1]], np.float32))[0]]
@@ -154,7 +156,8 @@ class KVCache:
     They stay valid when the text grows, since no position looks at a later one. So only the new
     position has to go through the model, and attends to what is kept here. Each block has a cache
     of its own; `caches`, everywhere, is the list of them, which belongs to one text, or to several
-    that are read together.
+    that are read together. Those may differ in length: each was read alone first, through a view of
+    its part of the cache, `cache[i : i + 1]`.
 
     k, v: [n_texts, n_head, n_positions, d_head], with room for n_positions; n_cached [n_texts]: how
     many of them are filled.
@@ -173,19 +176,19 @@ class KVCache:
         for text, start in enumerate(starts):
             self.k[text, :, start : start + n_new] = k[text]
             self.v[text, :, start : start + n_new] = v[text]
-        self.n_cached += n_new  # in place: views share it
+        self.n_cached += n_new  # in place, so that views and the whole agree
         n_k = max(starts) + n_new
         return self.k[:, :, :n_k], self.v[:, :, :n_k]
 
-    # The rest is for `generating/`: it takes guesses back, reads equal prompts once, and goes on
-    # with some of the texts when others have ended.
+    # The rest is for `generating/`: to take back ids that were guessed and turned out wrong, to read
+    # equal prompts only once, and to go on with some of the texts when others have ended.
 
     def keep(self, n: int) -> None:
-        """Forget all but the first n positions: the next ones are written over the others."""
+        """Forget all but the first n positions: what comes next is written over the rest."""
         self.n_cached[:] = n
 
     def copy_from(self, other: KVCache) -> None:
-        """Take over what is in the cache of one text, for one text."""
+        """Take over what another cache holds; each of the two is that of a single text."""
         n = other.n_cached[0]
         self.k[:, :, :n] = other.k[:, :, :n]
         self.v[:, :, :n] = other.v[:, :, :n]
@@ -209,8 +212,8 @@ def empty_caches(
     return [KVCache(zeros(), zeros(), np.zeros(n_texts, int)) for _ in params["blocks"]]
 
 
-# What the mask adds to the score of a key that a query may not see: its weight becomes 0. It is no
-# infinity, because 0 times that is NaN.
+# What the mask adds to the score of a key that a query may not see: after the softmax its weight is
+# 0. It is not -inf, because the mask is made by multiplying with it, and False * -inf is NaN.
 HIDDEN = -1e10
 
 
@@ -220,8 +223,8 @@ def causal_mask(n_q: int, n_k: int, n_so_far: int | Array, dtype: np.dtype) -> A
     The text has n_so_far positions, and the queries are those of its last n_q. The keys are those
     of positions 0 to n_k - 1. For several texts in one cache n_so_far is an array, [n_texts], and
     n_k is that of the longest.
-    -> [n_q, n_k], or [n_texts, 1, n_q, n_k], where the 1 stands for all heads alike. The only query
-    of a single text may look at every key: 0.0.
+    -> [n_q, n_k], or [n_texts, 1, n_q, n_k], where the 1 stands for all heads alike. If there is
+    only one query, of one text, it is the newest position and may look at every key: 0.0.
 
     >>> causal_mask(n_q=2, n_k=3, n_so_far=3, dtype=np.dtype(np.float32)) < 0
     array([[False, False,  True],
@@ -247,7 +250,8 @@ def mha(
     """Causal multi-head self-attention: [..., n_seq, n_embd] -> [..., n_last, n_embd]
 
     The result is that of the last `n_last` rows of x (default: all). Only those rows need queries;
-    every row needs keys and values.
+    every row needs keys and values. (Only the last block is asked for less than all: the blocks
+    before it hand on every row.)
     With a cache, the rows of x are the positions after those in it, and attend to those too.
     """
     n_seq = x.shape[-2]
@@ -351,12 +355,11 @@ class Model:
         """Read ids [n_texts, n_seq] after what is in the caches -> [n_texts, n_last, n_vocab]
 
         Raises ValueError for damaged weights. A NaN in a weight makes logits NaN, so that it is
-        enough to look at those; only then all weights are searched, to name the one, and its file.
+        enough to look at those; only then all weights are searched, to name the one, and its file
+        (which NumPy knows: the arrays are views of it).
         """
-        with (
-            blas_threads_for(ids.size),
-            np.errstate(all="ignore"),
-        ):  # the check below says it better
+        # NumPy's own warnings are dropped, since the check below says it better.
+        with blas_threads_for(ids.size), np.errstate(all="ignore"):
             logits = gpt2(ids, **self.params, n_head=self.n_head, caches=caches, n_last=n_last)
         if not np.isfinite(logits).all():
             raise ValueError(damage_in(self.params))
@@ -368,8 +371,9 @@ def sampled_ids(
 ) -> Iterator[int]:
     """The plain loop: yield `n_tokens` ids that continue a text, one for each pass.
 
-    window: the end of the text that the model can see, with its caches. `window.logits()` reads
-    what is not in the caches yet: first the prompt, then the newest id.
+    window: the end of the text that the model can see, with its caches. `window.logits()` asks
+    `Model.logits` for this one text, [n_last, n_vocab], and hands it the ids that are not in the
+    caches yet: first the prompt, then the newest id.
     """
     for _ in range(n_tokens):
         logits = window.logits()[-1]  # [n_vocab], after the last id
@@ -391,8 +395,9 @@ def generate_stream(
 ) -> Iterator[int]:
     """Yield the ids that the model writes after `inputs` (ids), as they are made.
 
-    If the inputs are longer than the window, only their end is used; when the window is full, its
-    oldest half is dropped.
+    If the inputs are longer than the window, only their end is used. When the window is full, its
+    oldest half is dropped: what is left moves to other positions and has to be read again, which
+    dropping one id at a time would ask for at every step.
 
     stop_id           ends the text when it is chosen, and is left out
     lookup            guess ahead where a greedy text repeats itself, and check a whole guess in one
@@ -418,7 +423,7 @@ def generate_stream(
 def generate(
     inputs: Iterable[int], params: dict, n_head: int, n_tokens_to_generate: int, **options
 ) -> list[int]:
-    """The same ids in a list: only the new ones. `options` are those of `generate_stream`."""
+    """What `generate_stream` yields, with the same options, as a list: only the new ids."""
     return list(generate_stream(inputs, params, n_head, n_tokens_to_generate, **options))
 
 
@@ -435,8 +440,9 @@ def generate_side_by_side(
     """Continue several texts (ids) at once: yield (i, new id), taking the texts in turn.
 
     The new ids of text i are those that `generate` gives for it alone with rngs[i], by default the
-    random numbers of `seed` + i. (Sums are rounded differently in a pass over several texts. Where
-    the best id is in doubt for that, it is asked for alone; a random draw is not.)
+    random numbers of `seed` + i. A pass over several texts rounds differently: at temperature 0, if
+    the two best ids are too close to call, that text is asked alone; with a temperature it is not,
+    and then, hardly ever, another id may be drawn.
     Raises ValueError for a text without ids.
     """
     sampling = Sampling(**sampling_options)
@@ -474,8 +480,8 @@ def main(
                               input, its last newline too; after -- it may begin with a dash
     --n_tokens_to_generate N  how much to write; a word is one token or two (40)
     --model_size NAME         124M, 355M, 774M, 1558M, a model folder in models_dir, or OWNER/NAME
-                              for a GPT-2 on the Hugging Face Hub
-                              (124M; without a network the small bundled model, python)
+                              for a GPT-2 on the Hugging Face Hub (124M; without a network
+                              python, a small bundled model of Python code)
     --models_dir DIR          where model folders are kept (models)
     --temperature X           0 takes the most likely token, 1 samples as trained, in between
                               is more conservative, above is wilder (0)
