@@ -40,10 +40,10 @@ n_texts for several, and within attention n_head as well.
 Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), how
 an id is chosen by its logits, and how ids that were guessed are checked, many in a pass
 (`generating/`), and how the work is spread over the processor's cores (`fast/`). What is imported
-from `fast/` affects only speed. So while reading, take `product(x, w)` as `x @ w` for a matrix w of
-the parameters, and ignore `@by_rows`, `@by_columns` and `@by_queries` (each promises that a function
-treats its rows, columns or queries one by one, so that it may be called on a part of them at a
-time) and `blas_threads_for`.
+from `fast/` affects only speed. So while reading, take `product(x, w)` as `x @ w`, for a matrix w
+of the parameters, and ignore `@by_rows`, `@by_columns` and `@by_queries` (each promises that a
+function treats its rows, columns or queries one by one, so that it may be called on a part of them
+at a time) and `blas_threads_for`.
 
 Names are those of OpenAI's checkpoint, whose code calls its linear layers conv1d, hence the c_.
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Every array
@@ -180,8 +180,8 @@ class KVCache:
         n_k = max(starts) + n_new
         return self.k[:, :, :n_k], self.v[:, :, :n_k]
 
-    # The rest is for `generating/`: to take back ids that were guessed and turned out wrong, to read
-    # equal prompts only once, and to go on with some of the texts when others have ended.
+    # The rest is for `generating/`: to take back ids that were guessed and are wrong, to read equal
+    # prompts only once, and to go on with some of the texts when others have ended.
 
     def keep(self, n: int) -> None:
         """Forget all but the first n positions: what comes next is written over the rest."""
