@@ -115,13 +115,16 @@ def encode_prompt(prompt: str, encoder: typing.Any, n_ctx: int) -> list[int]:
     return ids
 
 
-def with_bar(new_ids: Iterable, n_tokens: int) -> Iterable:
-    """`new_ids` with a progress bar, unless the terminal shows the text: a bar would garble it."""
+def with_bar(items: Iterable, n_items: int) -> Iterable:
+    """`items`, one for each token, with a progress bar.
+
+    Without one where the terminal shows the text: a bar would garble it.
+    """
     if not sys.stderr.isatty() or sys.stdout.isatty():
-        return new_ids
+        return items
     from tqdm import tqdm
 
-    return tqdm(new_ids, "generating", n_tokens, unit="token")
+    return tqdm(items, "generating", n_items, unit="token")
 
 
 def write_text(pieces: Iterable[str]) -> str:
@@ -294,10 +297,10 @@ def run(main: Callable, options: type | None = None) -> None:
         sys.exit(f"{program_name()}: {message}")
 
 
-def _check_all_given(main: Callable, arguments: list[str]) -> None:
+def _check_all_given(declared: Callable, arguments: list[str]) -> None:
     """Raise ValueError for an option that has no default and is not among `--name=value`s."""
     given = {argument.removeprefix("--").partition("=")[0] for argument in arguments}
-    for name, parameter in inspect.signature(main).parameters.items():
+    for name, parameter in inspect.signature(declared).parameters.items():
         if parameter.default is parameter.empty and name not in given:
             raise ValueError(f"--{name} is missing: see --help")
 

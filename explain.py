@@ -126,7 +126,8 @@ def main(
                               model of Python code); for --compare: that of FILE
     --models_dir DIR          where model folders are kept (models)
     """
-    sampling = Sampling(temperature, top_k, top_p, seed)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    Sampling(**sampling)  # refuses what is out of its range before a model is loaded
     check("n_tokens_to_generate", n_tokens_to_generate, int, 0, sys.maxsize)
     check("tolerance", tolerance, float, 0)
     if compare is not None:
@@ -147,7 +148,7 @@ def main(
     if dump is not None or names:
         write_values(text, model, dump, names, model_size)
         return
-    options = {"stop_at_eot": stop_at_eot, **vars(sampling)}
+    options = {"stop_at_eot": stop_at_eot, **sampling}
     if serve:
         server.serve(model, text, n_tokens_to_generate, **options)
     else:

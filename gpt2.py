@@ -64,7 +64,7 @@ from command_line import check, encode_prompt, read_prompts, run, with_bar, writ
 from fast.product import blas_threads_for, product
 from fast.schedule import by_columns, by_queries, by_rows
 from fast.threads import use_threads
-from generating.guessing import greedy_ids
+from generating.guessing import ids_with_guesses
 from generating.sampling import Sampling
 from generating.side_by_side import side_by_side
 from generating.window import Window
@@ -366,7 +366,7 @@ class Model:
         return logits
 
 
-def sampled_ids(
+def ids_one_by_one(
     window: Window, n_tokens: int, sampling: Sampling, rng: np.random.Generator
 ) -> Iterator[int]:
     """The plain loop: yield `n_tokens` ids that continue a text, one for each pass.
@@ -411,9 +411,9 @@ def generate_stream(
     sampling = Sampling(**sampling_options)
     window = Window(inputs, Model(params, n_head))
     if lookup and sampling.temperature == 0:
-        new_ids = greedy_ids(window, n_tokens_to_generate)
+        new_ids = ids_with_guesses(window, n_tokens_to_generate)
     else:
-        new_ids = sampled_ids(window, n_tokens_to_generate, sampling, rng or sampling.rng())
+        new_ids = ids_one_by_one(window, n_tokens_to_generate, sampling, rng or sampling.rng())
     for new_id in new_ids:
         if new_id == stop_id:
             return

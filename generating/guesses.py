@@ -15,10 +15,11 @@ from collections.abc import Iterable
 
 N_MATCH = 4  # so many ids have to have occurred before
 LONGEST = 31  # ids in a guess
-# What guesses may lose altogether: this part of the time of plain decoding so far, and ...
+# What guesses may lose altogether, in passes over one position: so many to begin with, and of each
+# id that was made so much.
+INITIAL_LOSS = 2.0
 LOSS_SHARE = 0.02
-INITIAL_LOSS = 2.0  # ... the time of so many passes over one position, to begin with.
-MOST_KEPT = 10.0  # passes over one position: what guesses have gained, as far as it may be risked
+MOST_KEPT = 10.0  # what guesses have gained, as far as it may be risked again; in such passes, too
 
 
 class Guesses:
@@ -33,7 +34,7 @@ class Guesses:
     def __init__(self, ids: Iterable[int]):
         self.ids = []
         self.next_position = {}  # N_MATCH ids -> the position after their latest occurrence
-        self.match = None  # the one after the previous occurrence of the present last ids, if any
+        self.match = None  # the position after the previous occurrence of the last ids, if any
         self.hit_rate = 0.5  # how often, of late, the text went on as it had before
         # The times of the last passes. Guesses of 1, 2-3, 4-7, 8-15 and 16-31 ids share a list.
         self.seconds = [deque(maxlen=7) for _ in range(1 + LONGEST.bit_length())]

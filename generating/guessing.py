@@ -20,22 +20,23 @@ from generating.window import Window
 TOO_CLOSE = 1e-4  # relative to the best logit, or to 1; rounding errors are about 1e-6
 
 
-def greedy_ids(window: Window, n_tokens: int) -> Iterator[int]:
+def ids_with_guesses(window: Window, n_tokens: int) -> Iterator[int]:
     """Yield the `n_tokens` most likely ids that continue `window`, often several for one pass.
 
     `guesses` is told how long each pass took, by which it decides how long a guess should be and
     whether guessing pays. Its guesses are empty until it knows how long one position takes.
     """
     guesses = Guesses(window.ids)  # it keeps a copy
-    is_sure = True
+    was_clear = True  # all choices of the last pass
     while n_tokens > 0:
         has_one_unread = len(window.unread()) == 1  # more: a prompt, or the half-window reread
+        # A pass gives one id more than it was given guesses.
         room = min(window.model.n_ctx - len(window.ids), n_tokens - 1)
-        guess = guesses.guess(room) if has_one_unread and is_sure else []
+        guess = guesses.guess(room) if has_one_unread and was_clear else []
         start = perf_counter()
         logits = window.logits(guess)
         seconds = perf_counter() - start
-        new_ids, is_sure = confirmed(guess, logits)
+        new_ids, was_clear = confirmed(guess, logits)
         if new_ids:
             window.append(new_ids)
         else:  # the first choice was too close: a pass without a guess decides

@@ -5,9 +5,10 @@ Curious Case of Neural Text Degeneration", 2020 (top-p, or nucleus sampling).
 """
 
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
+
+from command_line import check
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,11 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self):
-        self._check("temperature", Real, "a number of at least 0")
-        self._check("top_k", Integral, "a whole number of at least 0")
-        self._check("top_p", Real, "a number from 0 to 1", largest=1)
+        check("temperature", self.temperature, float, 0)
+        check("top_k", self.top_k, int, 0)
+        check("top_p", self.top_p, float, 0, 1)
         if self.seed is not None:
-            self._check("seed", Integral, "a whole number of at least 0")
-
-    def _check(self, name: str, kind: type, expected: str, largest: float = np.inf) -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, kind) and not isinstance(value, bool)
-        if not is_number or not 0 <= value <= largest:  # NaN is neither above nor below anything
-            raise ValueError(f"--{name} {value}: expected {expected}")
+            check("seed", self.seed, int, 0)
 
     def rng(self, i: int = 0) -> np.random.Generator:
         """The random numbers of text i: those of `seed` + i."""
@@ -85,7 +80,9 @@ def sample(
     top_p: float = 1.0,
     rng: np.random.Generator | None = None,
 ) -> int:
-    """Choose one id from logits [n_vocab] in the way of `Sampling`; rng: a new one by default.
+    """Choose one id from logits [n_vocab] in the way of `Sampling`, without making one.
+
+    rng: a new one by default.
 
     >>> logits = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
     >>> sample(logits)

@@ -28,7 +28,7 @@ def side_by_side(
     model: see `generating/window.py`; its caches also have `copy_from` and can be sliced by text.
     The new ids of each are those that it gets alone, with rngs[i] (with a temperature, unless a
     draw is so close that rounding decides). `stop_id` ends a text, and is left out.
-    Raises ValueError for a text without ids.
+    Raises ValueError for a text without ids, when the first id is asked for.
     """
     if not all(texts):
         raise ValueError("0 ids in a text: each needs one to begin with")
@@ -37,7 +37,8 @@ def side_by_side(
     n_positions = min(model.n_ctx, max(map(len, texts)) + n_tokens)
     caches = model.empty_caches(len(texts), n_positions)
     windows = [
-        Window(ids, model, [cache[i : i + 1] for cache in caches]) for i, ids in enumerate(texts)
+        Window(ids, model, [cache[i : i + 1] for cache in caches])  # its place in each cache
+        for i, ids in enumerate(texts)
     ]
     running = list(enumerate(windows))  # in the order of their places in the caches
     rows = first_logits(windows)

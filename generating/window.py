@@ -44,8 +44,8 @@ class Window:
         return self.model.logits(ids, self.caches, n_last=1 + len(guess))[0]
 
     def append(self, new_ids: Sequence[int]) -> None:
-        """Add ids that were chosen. The last one is unread then; of a guess, what was not chosen is
-        forgotten.
+        """Add ids that were chosen, after `logits` has read all before them. The last one is unread
+        then; of a guess, what was not chosen is forgotten.
 
         A window that has become too long drops its oldest half, and has to read the rest again.
         """

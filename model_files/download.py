@@ -75,6 +75,7 @@ class Part:
         return self._etag_path.read_text("ascii") if self._etag_path.is_file() else ""
 
     def start_over(self, etag: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.discard()
         if etag:
             self._etag_path.write_text(etag, "ascii")

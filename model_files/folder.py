@@ -63,7 +63,8 @@ def read_model_folder(folder: Path) -> tuple[Encoder, dict[str, int], dict]:
 def complete_layout(folder: Path) -> tuple[str, str] | None:
     """The layout in which a folder is read, or None if it is not complete in either.
 
-    If it is in both, the safetensors file holds somebody's own weights, and it is read.
+    A layout is known by the names of its two files of the vocabulary. If the folder has both, the
+    safetensors file holds somebody's own weights (OpenAI published none), and it is read.
     """
     if not _missing_hugging_face_files(folder):
         return HUGGING_FACE_LAYOUT
@@ -103,7 +104,7 @@ def _prefix(folder: Path) -> Path:
 def read_small_files(
     layout: tuple[str, str], where: Callable[[str], Path]
 ) -> tuple[Encoder, dict[str, int]]:
-    """The vocabulary and the configuration of a model, compared with each other.
+    """All but the weights: the vocabulary and the configuration, compared with each other.
 
     where(name) is the path of a file: of one in a folder, or of one that was just fetched.
     Raises OSError if a file cannot be read, ValueError if it cannot be understood.

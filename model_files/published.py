@@ -4,9 +4,10 @@
     OWNER/NAME                 a repository of the Hub
     any name                   a mirror of OpenAI's files, if the environment has its address
 
-To add another source, write a function like `fetch_from_hub`, and say in `_source` which names are
-its own. A source fetches the files that a folder lacks. It lets its ConnectionError and Refused
-pass, since they mean that another place could be asked.
+To add another source, write a function like `fetch_from_hub`. For names of its own, say so in
+`_source`; for one more place that has the four models, ask it in `fetch_from_openai`. A source
+fetches the files that a folder lacks. It lets its ConnectionError and Refused pass, since they mean
+that another place could be asked.
 
 The small files are fetched first, and compared with each other before the weights are asked for.
 What is fetched gets its names together, when all of it is there and fits, the weights last: so a
@@ -76,8 +77,9 @@ def _only_download_into(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK_FILE, "ab")  # noqa: SIM115
-    except OSError as error:
-        raise OSError(f"cannot write {folder / LOCK_FILE}: {error.strerror}") from None
+    except OSError:  # without a network nothing will be written, and with one that fails too
+        yield
+        return
     with lock:
         has_waited = False
         while try_lock(lock.fileno()) is False:
@@ -118,30 +120,31 @@ def fetch_from_hub(model_size: str, folder: Path) -> None:
 
 
 def _fetch_openai_files(base_url: str, model_size: str, folder: Path) -> None:
+    # The weights are the last in each list, here and on the Hub.
     *small_files, weights = OPENAI_FILES.get(model_size) or _published_files(OPENAI_NAMES, {})
-    with _files_of_one_model(f"{base_url}/{quote(model_size)}", folder) as path_of:
-        paths = {file.name: path_of(file) for file in small_files}
+    with _files_of_one_model(f"{base_url}/{quote(model_size)}", folder) as fetched:
+        paths = {file.name: fetched(file) for file in small_files}
         _, hparams = read_small_files(OPENAI_LAYOUT, paths.__getitem__)
         prefix = checkpoint_name(paths["checkpoint"])
         if prefix != "model.ckpt":
             raise ValueError(f"{paths['checkpoint']} names {prefix or 'nothing'}, not model.ckpt")
         size = data_size(paths["model.ckpt.index"], hparams)
-        path_of(weights._replace(size=weights.size or size))
+        fetched(weights._replace(size=weights.size or size))
 
 
 def _fetch_repository(repository: "HubRepository", folder: Path, notice: str = "") -> None:
-    """`notice` is printed on standard error before the weights are asked for."""
+    """`notice` is printed on standard error once the small files show that the model is there."""
     hub_url = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB_URL
     address = f"{hub_url}/{quote(repository.name)}/resolve/{repository.revision}"
     config, *others, weights = repository.files
     try:
-        with _files_of_one_model(address, folder) as path_of:
-            read_config(path_of(config))  # another kind of model may lack the other files
-            paths = {file.name: path_of(file) for file in (config, *others)}
+        with _files_of_one_model(address, folder) as fetched:
+            read_config(fetched(config))  # another kind of model may lack the other files
+            paths = {file.name: fetched(file) for file in (config, *others)}
             _, hparams = read_small_files(HUGGING_FACE_LAYOUT, paths.__getitem__)
             if notice:
                 print(notice, file=sys.stderr)
-            read_safetensors(path_of(weights), hparams)
+            read_safetensors(fetched(weights), hparams)
     except NotFound as error:
         needed = f"a public repository with {', '.join(HUGGING_FACE_FILES)} is needed"
         hint = "one with only a pickle (pytorch_model.bin) is not read"
@@ -157,14 +160,14 @@ def _files_of_one_model(address: str, folder: Path) -> Iterator[Callable[[Publis
     """
     parts = {}
 
-    def path_of(file):
+    def fetched(file):
         path = folder / file.name
         if file.name not in parts and not path.is_file():
             parts[file.name] = fetch(f"{address}/{file.name}", path, file)
         return parts[file.name].path if file.name in parts else path
 
     try:
-        yield path_of
+        yield fetched
     except BaseException as error:
         if isinstance(error, ValueError):  # its traceback keeps the weights mapped, and
             traceback.clear_frames(error.__traceback__)  # Windows removes no such file

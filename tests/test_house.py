@@ -52,7 +52,6 @@ MAY_IMPORT = {
     "gpt2_pico": [],
     "fast.schedule": ["fast.product", "fast.threads"],
     "fast.product": ["fast.threads"],
-    "fast.lookup": [],
     "fast.threads": [],
     "fast": [],
     "command_line": [],
@@ -75,7 +74,7 @@ MAY_IMPORT = {
     "generating.guessing": ["generating.guesses", "generating.window"],
     "generating.window": [],
     "generating.guesses": [],
-    "generating.sampling": [],
+    "generating.sampling": ["command_line"],
     "generating": [],
     "encoder": ["model_files.disk"],
 }

@@ -1,6 +1,6 @@
 // How probable each token is as the next one at a temperature, top-k and top-p.
 //
-// These are the probabilities with which `sample` of gpt2.py draws: a test holds one against the
+// These are the probabilities with which generating/sampling.py draws: a test holds one against the
 // other. They are computed here, since sliders are moved without asking Python.
 
 // The ids of all logits, best first; of equal ones the lower id, since sorting keeps their order.
@@ -9,7 +9,7 @@ export function bestFirst(logits) {
 }
 
 // The probability of each of `ids` (best first): temperature, then top-k, then top-p, and what is
-// kept is scaled to sum to 1. What is compared with top-p is rounded to float32 as in gpt2.py: once
+// kept is scaled to sum to 1. What is compared with top-p is rounded to float32 as there: once
 // a sum has reached 1, nothing more is below a top-p of 1.
 export function samplingProbabilities(logits, ids, temperature, topK, topP) {
   const probabilities = new Float64Array(ids.length);

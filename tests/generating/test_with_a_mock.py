@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from generating import guessing
-from generating.guessing import greedy_ids
+from generating.guessing import ids_with_guesses
 from generating.sampling import Sampling
 from generating.side_by_side import side_by_side
 from generating.window import Window
@@ -70,7 +70,7 @@ def test_a_guess_is_read_with_the_text_and_forgotten_where_it_was_wrong():
 def test_greedy_ids_take_few_passes_where_the_text_repeats_itself(monkeypatch):
     monkeypatch.setattr(guessing, "perf_counter", itertools.count().__next__)
     model = CountingModel(n_ctx=200)
-    assert list(greedy_ids(Window([0], model), 100)) == [(1 + i) % 10 for i in range(100)]
+    assert list(ids_with_guesses(Window([0], model), 100)) == [(1 + i) % 10 for i in range(100)]
     assert len(model.passes) < 40
 
 
