@@ -65,7 +65,7 @@ from fast.product import blas_threads_for, product
 from fast.schedule import by_columns, by_queries, by_rows
 from fast.threads import use_threads
 from generating.guessing import ids_with_guesses
-from generating.sampling import Sampling
+from generating.sampling import Sampling, sample  # noqa: F401, other programs import it from here
 from generating.side_by_side import side_by_side
 from generating.window import Window
 from utils import damage_in, load_model

@@ -6,6 +6,7 @@ rule, and then holds the project itself to them.
 
 import ast
 import graphlib
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -359,3 +360,20 @@ def test_the_files_of_a_checkout_are_found(tmp_path):
 
 def test_the_project_keeps_the_rules():
     assert "\n".join(violations(product_files(ROOT))) == ""
+
+
+# Names that other people's code relies on.
+PUBLIC = {
+    "encoder": "get_encoder Encoder ENDOFTEXT SPLIT",
+    "utils": "load_encoder_hparams_and_params load_model download_gpt2_files "
+    "load_gpt2_params_from_tf_ckpt save_model_folder parameter_shapes map_params named",
+    "gpt2": "gelu softmax layer_norm linear ffn attention_weights attention causal_mask mha "
+    "transformer_block KVCache Model gpt2 sample generate generate_stream generate_side_by_side "
+    "main",
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_there(module):
+    names = PUBLIC[module].split()
+    assert [name for name in names if not hasattr(importlib.import_module(module), name)] == []
