@@ -10,7 +10,7 @@ import numpy as np
 
 from encoder import Encoder
 from training.adamw import AdamW
-from training.layers import batch_loss, batch_loss_and_grads
+from training.batch_loss import batch_loss, batch_loss_and_grads
 from training.muon import Muon, is_block_matrix
 from training.options import Options
 from training.unlikelihood import own_texts_loss_and_grads

@@ -20,12 +20,13 @@ from fast.threads import one_blas_thread
 from model_files.parameters import check_values
 from training import checkpoint, log
 from training.batches import Batches, spread_windows
-from training.data import make_encoder, read_documents, split, token_ids
+from training.data import read_documents, split, token_ids
 from training.folder import check_disk
-from training.layers import init_params
 from training.learner import Learner
 from training.learning_rate import trapezoid
+from training.model import init_params
 from training.options import Options
+from training.tokenizer import make_encoder
 from utils import (
     load_encoder_hparams_and_params,
     map_params,
