@@ -1,4 +1,9 @@
-"""What went wrong at the first difference."""
+"""Why two dumps part: the search for a known mistake that explains it.
+
+`hint` takes the first value in which two dumps part. It computes that operation again from the
+values that went into it: correctly, and with each mistake that `mistakes.py` has for it. A mistake
+that gives the other dump's numbers, where the correct operation does not, is what went wrong there.
+"""
 
 import math
 
@@ -9,25 +14,6 @@ from explaining.watch import MASKED
 
 CLEARLY = 0.1  # how much nearer to the other dump a mistake's result must be than the correct one's
 CERTAINLY = 0.001  # if it is so much nearer, no farther operation is tried
-
-
-def difference(ours: Array, theirs: Array) -> Array:
-    """How far apart two arrays are, number by number: relative to ours where that is above 1.
-
-    Masked scores count as equal, whatever large negative number stands for them.
-
-    >>> ours, theirs = [0.5, 200.0, -1e10, -1e10], [0.6, 202.0, -1e9, -np.inf]
-    >>> difference(np.array(ours), np.array(theirs)).round(3)
-    array([0.1 , 0.01, 0.  , 0.  ])
-    """
-    ours, theirs = (np.maximum(x.astype(np.float64), MASKED) for x in (ours, theirs))
-    return np.abs(theirs - ours) / np.maximum(1, np.abs(ours))
-
-
-def farthest(ours: Array, theirs: Array) -> float:
-    """The largest difference; a NaN in ours is left out, one in theirs is as far as can be."""
-    apart = difference(ours, theirs)[~np.isnan(ours)]
-    return float(np.where(np.isnan(apart), np.inf, apart).max()) if apart.size else math.inf
 
 
 def fits(ours: dict[str, Array], ids: Array, params: dict) -> bool:
@@ -81,3 +67,22 @@ def _precision_of(array: Array) -> str | None:
         if np.array_equal(rounded(array), array) and np.unique(array).size > 2:
             return f"all numbers are {name} numbers"
     return None
+
+
+def farthest(ours: Array, theirs: Array) -> float:
+    """The largest difference; a NaN in ours is left out, one in theirs is as far as can be."""
+    apart = difference(ours, theirs)[~np.isnan(ours)]
+    return float(np.where(np.isnan(apart), np.inf, apart).max()) if apart.size else math.inf
+
+
+def difference(ours: Array, theirs: Array) -> Array:
+    """How far apart two arrays are, number by number: relative to ours where that is above 1.
+
+    Masked scores count as equal, whatever large negative number stands for them.
+
+    >>> ours, theirs = [0.5, 200.0, -1e10, -1e10], [0.6, 202.0, -1e9, -np.inf]
+    >>> difference(np.array(ours), np.array(theirs)).round(3)
+    array([0.1 , 0.01, 0.  , 0.  ])
+    """
+    ours, theirs = (np.maximum(x.astype(np.float64), MASKED) for x in (ours, theirs))
+    return np.abs(theirs - ours) / np.maximum(1, np.abs(ours))

@@ -1,8 +1,6 @@
 """Known mistakes in a GPT-2: what an operation gives if it is computed in a certain wrong way.
 
-`hint` takes the first value in which two dumps part. It computes that operation again from the
-values that went into it: correctly, and with each mistake that is known for it. A mistake that
-gives the other dump's numbers, where the correct operation does not, is what went wrong there.
+This is the catalogue; `hint.py` looks in it for the one that explains how two dumps part.
 
 The correct operations are those of gpt2.py. For each kind of value a function here yields
 (what is wrong, the array that this gives), the correct array first. Where a mistake leaves a number
@@ -74,13 +72,20 @@ class Here(NamedTuple):
     n_head: int
 
     def __getitem__(self, kind: str) -> Array:
-        """A value of the same block; "before" is what enters the block."""
+        """The value of that kind; of the same block, for a name within one."""
         i = block_of(self.name)
-        if kind == "before":
-            return self.values["embeddings" if i == 0 else f"h.{i - 1}"]
-        if kind == "last":
-            return self.values[f"h.{len(self.params['blocks']) - 1}"]
         return self.values[f"h.{i}.{kind}" if i is not None else kind]
+
+    @property
+    def block_input(self) -> Array:
+        """What enters the block: the result of the block before it."""
+        i = block_of(self.name)
+        return self.values["embeddings" if i == 0 else f"h.{i - 1}"]
+
+    @property
+    def last_block_output(self) -> Array:
+        """What enters ln_f."""
+        return self.values[f"h.{len(self.params['blocks']) - 1}"]
 
     @property
     def block(self) -> dict:
@@ -203,7 +208,7 @@ def _layer_norm(here: Here, x: Array, layer: dict, layer_of_block: Callable | No
 
 
 def _ln_1(here: Here) -> Results:
-    x, block = here["before"], here.block
+    x, block = here.block_input, here.block
     yield from _layer_norm(here, x, block["ln_1"], lambda other: other["ln_1"])
     yield "ln_1 and ln_2 have each other's parameters", gpt2.layer_norm(x, **block["ln_2"])
     x = x + gpt2.mha(x, **block["attn"], n_head=here.n_head)
@@ -219,7 +224,7 @@ def _ln_2(here: Here) -> Results:
     yield "ln_1 and ln_2 have each other's parameters", gpt2.layer_norm(x, **block["ln_1"])
     yield (
         "its input is what enters the block: in GPT-2 it is the stream after attention",
-        gpt2.layer_norm(here["before"], **block["ln_2"]),
+        gpt2.layer_norm(here.block_input, **block["ln_2"]),
     )
     yield (
         "its input is what attention adds: in GPT-2 it is the stream after attention",
@@ -233,7 +238,7 @@ def _ln_2(here: Here) -> Results:
 
 
 def _ln_f(here: Here) -> Results:
-    yield from _layer_norm(here, here["last"], here.params["ln_f"], None)
+    yield from _layer_norm(here, here.last_block_output, here.params["ln_f"], None)
 
 
 # ---------------------------------------------------------------- linear layers
@@ -261,7 +266,7 @@ def _c_attn(here: Here) -> Results:
     yield from _linear(here, here["ln_1"], lambda block: block["attn"]["c_attn"])
     yield (
         "its input is not normalised: ln_1 comes before it",
-        gpt2.linear(here["before"], **here.block["attn"]["c_attn"]),
+        gpt2.linear(here.block_input, **here.block["attn"]["c_attn"]),
     )
 
 
@@ -447,7 +452,7 @@ def _gelu(here: Here) -> Results:
 
 
 def _residual_after_attn(here: Here) -> Results:
-    before, added = here["before"], here["attn.c_proj"]
+    before, added = here.block_input, here["attn.c_proj"]
     yield CORRECT, before + added
     yield "the residual connection is missing: add what enters the block", added
     yield (
@@ -465,7 +470,7 @@ def _h(here: Here) -> Results:
     yield "what the feed-forward layer gives is added to its normalised input", here["ln_2"] + added
     yield (
         "what the feed-forward layer gives is added to what enters the block",
-        here["before"] + added,
+        here.block_input + added,
     )
     yield "what the feed-forward layer gives is not added", stream
     yield from _rounded(stream + added)
@@ -475,7 +480,7 @@ def _logits(here: Here) -> Results:
     x, wte = here["ln_f"], here.params["wte"]
     correct = product(x, wte.T)
     yield CORRECT, correct
-    yield "ln_f is missing", product(here["last"], wte.T)
+    yield "ln_f is missing", product(here.last_block_output, wte.T)
     yield "wte is transposed: it is [n_vocab, n_embd]", product(x, _misread(wte).T)
     yield "they are probabilities: the softmax comes later", gpt2.softmax(correct)
     with np.errstate(divide="ignore"):

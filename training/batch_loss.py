@@ -1,4 +1,12 @@
-"""The loss of a batch and its gradients, on all cores."""
+"""The loss of a batch and its gradients, on all cores.
+
+The products of a small model are too small to share out among cores, and the rest of NumPy runs on
+one of them. So each core takes whole sequences of the batch, some at a time: a micro-batch. The
+order in which gradients are added up depends only on the number of cores, so the same seed gives
+the same bytes.
+
+Letters for dimensions are those of `layers.py`.
+"""
 
 from collections.abc import Iterable
 
@@ -9,19 +17,14 @@ from training.layers import cross_entropy
 from training.model import forward, loss_and_grads
 from utils import named
 
-# The products of a small model are too small to share out among cores, and the rest of NumPy runs
-# on one of them. So each core takes whole sequences of the batch, some at a time: a micro-batch.
-# The order in which gradients are added up depends only on the number of cores, so the same seed
-# gives the same bytes.
-
 MICRO_BATCH = 1024  # tokens: the arrays of a small model then about fit a core's cache
 
 
 def micro_batches(inputs: np.ndarray, targets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """A batch [B, T] in micro-batches: at least one for each core if it has that many sequences"""
-    n_seq, n_ctx = inputs.shape
-    n_each = max(1, min(MICRO_BATCH // n_ctx, n_seq // cores()))
-    starts = range(0, n_seq, n_each)
+    n_texts, n_ctx = inputs.shape
+    n_each = max(1, min(MICRO_BATCH // n_ctx, n_texts // cores()))
+    starts = range(0, n_texts, n_each)
     return [(inputs[i : i + n_each], targets[i : i + n_each]) for i in starts]
 
 

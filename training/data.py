@@ -1,12 +1,10 @@
-"""What a model learns from: documents, then a tokenizer, then token ids.
+"""What a model learns from: documents, and their token ids.
 
 A document is a text that stands by itself, such as a function. To learn from another kind of file,
 write a function that takes the path of such a file and returns its documents, and enter it in
-`READERS`. Nothing else has to change.
+`READERS`. No other code has to change: `documents_below` finds such files as it finds `*.py`.
 
 Left out: text that does not fit in memory.
-Source of the learned merges: Sennrich et al., "Neural Machine Translation of Rare Words with
-Subword Units", 2016.
 """
 
 import ast
@@ -71,8 +69,9 @@ def python_functions(path: Path) -> Iterator[str]:
             to_visit += reversed(list(ast.iter_child_nodes(node)))
 
 
+# How the name of a file ends -> the function that returns the documents of such a file. Within a
+# folder a file is left out if that raises OSError or UnicodeDecodeError; ValueError ends the run.
 READERS: dict[str, Callable[[Path], Iterable[str]]] = {
-    # how the name of a file ends -> the function that returns the documents of such a file
     ".py": python_functions,
     ".jsonl": json_lines,
     ".txt": text_file,
@@ -118,17 +117,17 @@ def documents_of(data: str | None, notices: list[str]) -> list[str]:
 
 
 def documents_below(folder: Path, notices: list[str], with_texts: bool = False) -> list[str]:
-    """The documents of all files below `folder`, each once; then, if wanted, all plain text files.
+    """The documents of all files below `folder`, each once, without the folders in LEFT_OUT.
 
-    Left out: of the former, those in folders of tests and of installed packages.
+    Plain text files are read only if `with_texts`: then all of them, and they come last.
     """
     documents, texts = {}, []  # a dict, not a set, since it keeps the order
     for ending, reader in READERS.items():
         for path in files_below(folder, ending):
             if reader is text_file:
-                texts += one_of_many(path, reader, notices) if with_texts else []
+                texts += documents_if_readable(path, reader, notices) if with_texts else []
             elif LEFT_OUT.isdisjoint(path.relative_to(folder).parts):
-                documents.update(dict.fromkeys(one_of_many(path, reader, notices)))
+                documents.update(dict.fromkeys(documents_if_readable(path, reader, notices)))
     return [*documents, *texts]
 
 
@@ -141,7 +140,7 @@ def files_below(folder: Path, ending: str) -> list[Path]:
     return sorted(Path(place, n) for place, names in places for n in names if n.endswith(ending))
 
 
-def one_of_many(
+def documents_if_readable(
     path: Path, reader: Callable[[Path], Iterable[str]], notices: list[str]
 ) -> list[str]:
     """The documents of a file; none, and a notice, if it cannot be read."""

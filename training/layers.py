@@ -1,16 +1,17 @@
-"""GPT-2 with its backward pass: what `.backward()` hides, written out.
+"""GPT-2's layers with their backward passes: what `.backward()` hides, written out.
 
 For each layer, `<layer>_forward` returns its output and `saved`, what the backward pass needs;
 `<layer>_backward` takes the gradient of the loss with respect to that output, and `saved`, and
 returns the gradients with respect to the input and the weights. A gradient is named `d<name>`,
-and gradients are nested like the parameters. Then come the whole model, and batches on all cores.
+and gradients are nested like the parameters. `model.py` puts the layers together.
 
 Left out: mixed precision.
-Sources: Radford et al. 2019 (the model and its initialisation); Rumelhart et al. 1986 (backward
-passes); Srivastava et al. 2014 (dropout); the paper behind each layer is named in `gpt2.py`.
+Sources: Rumelhart et al. 1986 (backward passes); Srivastava et al. 2014 (dropout); the paper behind
+each layer is named in `gpt2.py`.
 
-Letters for dimensions: B sequences in the batch, T positions in each, N = B * T rows; C n_embd,
-H n_head, D = C / H; V n_vocab. An `@` in a formula is a matrix product, `*` goes number by number.
+Letters for dimensions, with their names in `gpt2.py`: B n_texts, T n_seq, N = B * T, C n_embd,
+H n_head, D d_head, V n_vocab. All texts of a batch are as long as the window that is trained on: so
+in the code here T is n_ctx. An `@` in a formula is a matrix product, `*` goes number by number.
 """
 
 import math
@@ -226,9 +227,9 @@ def attention_backward(dout: np.ndarray, saved: tuple) -> np.ndarray:
     term holds one factor of dout / total, so that division is done once, on dout.
     """
     q_t, k, v, e, total, mask, keep, out = saved
-    n_seq, n_head, n_ctx, d_head = out.shape
+    n_texts, n_head, n_ctx, d_head = out.shape
     # [N, C] -> [B, H, T, D] -> [B * H, T, D]
-    dout = dout.reshape(n_seq, n_ctx, n_head, d_head).swapaxes(1, 2)
+    dout = dout.reshape(n_texts, n_ctx, n_head, d_head).swapaxes(1, 2)
     dout = dout.reshape(-1, n_ctx, d_head) / total
     sums = np.einsum("ntd,ntd->nt", dout, out.reshape(dout.shape))[:, None]  # [B * H, 1, T_q]
     dout *= 1 / keep
@@ -250,8 +251,8 @@ def attention_backward(dout: np.ndarray, saved: tuple) -> np.ndarray:
         np.matmul(dscores, q[i], out=dk[i])  # q was divided by sqrt(D) before it was saved
     dq *= 1 / math.sqrt(d_head)
     # [3, B, H, T, D] -> [B, T, 3, H, D] -> [N, 3 C]
-    dqkv = dqkv.reshape(3, n_seq, n_head, n_ctx, d_head).transpose(1, 3, 0, 2, 4)
-    return dqkv.reshape(n_seq * n_ctx, -1)
+    dqkv = dqkv.reshape(3, n_texts, n_head, n_ctx, d_head).transpose(1, 3, 0, 2, 4)
+    return dqkv.reshape(n_texts * n_ctx, -1)
 
 
 def embedding_forward(

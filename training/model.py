@@ -1,4 +1,8 @@
-"""The whole model with its backward pass, of the layers of `layers.py`."""
+"""GPT-2 with its backward pass: the layers of `layers.py`, put together as in `gpt2.py`.
+
+Letters for dimensions, and what is `saved`, are those of `layers.py`.
+Source: Radford et al. 2019 (the model and its initialisation).
+"""
 
 import math
 

@@ -1,4 +1,8 @@
-"""Which tokenizer a model has, and how a BPE tokenizer is learned from documents."""
+"""The tokenizer of a new model: bytes alone, merges learned from its documents, or another model's.
+
+Left out: tokenizers other than byte-level BPE.
+Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016.
+"""
 
 import heapq
 from collections import Counter, defaultdict
