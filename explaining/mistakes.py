@@ -78,7 +78,7 @@ class Here(NamedTuple):
 
     @property
     def block_input(self) -> Array:
-        """What enters the block: the result of the block before it."""
+        """What enters the block: the embeddings, or the result of the block before."""
         i = block_of(self.name)
         return self.values["embeddings" if i == 0 else f"h.{i - 1}"]
 

@@ -10,8 +10,8 @@ Sources: Rumelhart et al. 1986 (backward passes); Srivastava et al. 2014 (dropou
 each layer is named in `gpt2.py`.
 
 Letters for dimensions, with their names in `gpt2.py`: B n_texts, T n_seq, N = B * T, C n_embd,
-H n_head, D d_head, V n_vocab. All texts of a batch are as long as the window that is trained on: so
-in the code here T is n_ctx. An `@` in a formula is a matrix product, `*` goes number by number.
+H n_head, D d_head, V n_vocab. The texts of a batch are windows of one length, so the code here says
+n_ctx for T. An `@` in a formula is a matrix product, `*` goes number by number.
 """
 
 import math

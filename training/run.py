@@ -1,7 +1,8 @@
 """One run: draw, step, now and then evaluate and save; and how it goes on after it was stopped.
 
 It knows neither gradients nor optimizers: those are the learner's. What it learns from is in
-`data.py` and `batches.py`, what it shows in `log.py`, what it goes on from in `checkpoint.py`.
+`data.py`, `tokenizer.py` and `batches.py`, what it shows in `log.py`, what it goes on from in
+`checkpoint.py`.
 """
 
 import math
