@@ -25,9 +25,9 @@ import numpy as np
 from bench.measure import ROOT, Options, write_json
 from corpus import UNSEEN, python_files, standard_library
 from gpt2 import generate
+from training.batch_loss import batch_loss
 from training.batches import spread_windows
 from training.data import python_functions, read_documents, token_ids
-from training.layers import batch_loss
 from utils import load_encoder_hparams_and_params
 
 SIGNATURES = ROOT / "bench" / "signatures.txt"

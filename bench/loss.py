@@ -25,7 +25,8 @@ import train
 from bench.measure import Options, machine, print_table, progress, write_json
 from bench.torch_gpt import N_CTX, N_EMBD, N_HEAD, N_LAYER, mean_loss, torch_gpt
 from training.batches import spread_windows, windows
-from training.data import learn_bpe, read_documents, split, token_ids
+from training.data import read_documents, split, token_ids
+from training.tokenizer import learn_bpe
 
 DATA = "pyspark"  # the package that pyspark-client installs
 BATCH, EVALUATIONS = 16, 5

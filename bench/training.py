@@ -28,7 +28,8 @@ from bench.measure import ROOT, TIMES, Options, machine, print_table, progress, 
 from bench.torch_gpt import N_CTX, N_EMBD, N_HEAD, N_LAYER, N_VOCAB, mean_loss, torch_gpt
 from fast.threads import one_blas_thread
 from training.adamw import AdamW
-from training.layers import batch_loss_and_grads, init_params
+from training.batch_loss import batch_loss_and_grads
+from training.model import init_params
 
 BATCH = 128  # windows
 LEARNING_RATE = 1e-3

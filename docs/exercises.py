@@ -13,7 +13,7 @@ import numpy as np
 
 import gpt2_pico
 from gpt2_pico import attention, ffn, gelu, gpt2, layer_norm, softmax, transformer_block
-from training.layers import init_params
+from training.model import init_params
 
 TINY = {"n_vocab": 11, "n_ctx": 8, "n_embd": 6, "n_head": 2, "n_layer": 2}
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from explaining.dump import Dump
-from explaining.mistakes import difference, fits, hint
+from explaining.hint import difference, fits, hint
 from explaining.watch import KINDS, kind_of
 
 # If theirs lacks more names in a row than this, a block with what may come before and after it, no
@@ -82,7 +82,7 @@ def compare_dumps(ours: Dump, theirs: Dump, tolerance: float) -> Comparison:
 
 
 def find_hint(found: Comparison, ours: Dump, theirs: Dump, params: dict) -> str | None:
-    """What went wrong at the first difference, if that is known. See `mistakes.hint`.
+    """What went wrong at the first difference, if that is known. See `hint.hint`.
 
     params: the model's that `ours` is of. Raises ValueError if it is not of that model.
     """

@@ -1,8 +1,6 @@
 """Known mistakes in a GPT-2: what an operation gives if it is computed in a certain wrong way.
 
-`hint` takes the first value in which two dumps part. It computes that operation again from the
-values that went into it: correctly, and with each mistake that is known for it. A mistake that
-gives the other dump's numbers, where the correct operation does not, is what went wrong there.
+This is the catalogue; `hint.py` looks in it for the one that explains how two dumps part.
 
 The correct operations are those of gpt2.py. For each kind of value a function here yields
 (what is wrong, the array that this gives), the correct array first. Where a mistake leaves a number
@@ -16,34 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 import gpt2
-from explaining.watch import MASKED, block_of, kind_of
+from explaining.watch import block_of, kind_of
 from fast.product import product
 
 Array = np.ndarray
 Results = Iterator[tuple[str, Array]]
 
 CORRECT = ""
-CLEARLY = 0.1  # how much nearer to the other dump a mistake's result must be than the correct one's
-CERTAINLY = 0.001  # if it is so much nearer, no farther operation is tried
-
-
-def difference(ours: Array, theirs: Array) -> Array:
-    """How far apart two arrays are, number by number: relative to ours where that is above 1.
-
-    Masked scores count as equal, whatever large negative number stands for them.
-
-    >>> ours, theirs = [0.5, 200.0, -1e10, -1e10], [0.6, 202.0, -1e9, -np.inf]
-    >>> difference(np.array(ours), np.array(theirs)).round(3)
-    array([0.1 , 0.01, 0.  , 0.  ])
-    """
-    ours, theirs = (np.maximum(x.astype(np.float64), MASKED) for x in (ours, theirs))
-    return np.abs(theirs - ours) / np.maximum(1, np.abs(ours))
-
-
-def farthest(ours: Array, theirs: Array) -> float:
-    """The largest difference; a NaN in ours is left out, one in theirs is as far as can be."""
-    apart = difference(ours, theirs)[~np.isnan(ours)]
-    return float(np.where(np.isnan(apart), np.inf, apart).max()) if apart.size else math.inf
 
 
 # ---------------------------------------------------------------- precision
@@ -95,13 +72,20 @@ class Here(NamedTuple):
     n_head: int
 
     def __getitem__(self, kind: str) -> Array:
-        """A value of the same block; "before" is what enters the block."""
+        """The value of that kind; of the same block, for a name within one."""
         i = block_of(self.name)
-        if kind == "before":
-            return self.values["embeddings" if i == 0 else f"h.{i - 1}"]
-        if kind == "last":
-            return self.values[f"h.{len(self.params['blocks']) - 1}"]
         return self.values[f"h.{i}.{kind}" if i is not None else kind]
+
+    @property
+    def block_input(self) -> Array:
+        """What enters the block: the embeddings, or the result of the block before."""
+        i = block_of(self.name)
+        return self.values["embeddings" if i == 0 else f"h.{i - 1}"]
+
+    @property
+    def last_block_output(self) -> Array:
+        """What enters ln_f."""
+        return self.values[f"h.{len(self.params['blocks']) - 1}"]
 
     @property
     def block(self) -> dict:
@@ -224,7 +208,7 @@ def _layer_norm(here: Here, x: Array, layer: dict, layer_of_block: Callable | No
 
 
 def _ln_1(here: Here) -> Results:
-    x, block = here["before"], here.block
+    x, block = here.block_input, here.block
     yield from _layer_norm(here, x, block["ln_1"], lambda other: other["ln_1"])
     yield "ln_1 and ln_2 have each other's parameters", gpt2.layer_norm(x, **block["ln_2"])
     x = x + gpt2.mha(x, **block["attn"], n_head=here.n_head)
@@ -240,7 +224,7 @@ def _ln_2(here: Here) -> Results:
     yield "ln_1 and ln_2 have each other's parameters", gpt2.layer_norm(x, **block["ln_1"])
     yield (
         "its input is what enters the block: in GPT-2 it is the stream after attention",
-        gpt2.layer_norm(here["before"], **block["ln_2"]),
+        gpt2.layer_norm(here.block_input, **block["ln_2"]),
     )
     yield (
         "its input is what attention adds: in GPT-2 it is the stream after attention",
@@ -254,7 +238,7 @@ def _ln_2(here: Here) -> Results:
 
 
 def _ln_f(here: Here) -> Results:
-    yield from _layer_norm(here, here["last"], here.params["ln_f"], None)
+    yield from _layer_norm(here, here.last_block_output, here.params["ln_f"], None)
 
 
 # ---------------------------------------------------------------- linear layers
@@ -282,7 +266,7 @@ def _c_attn(here: Here) -> Results:
     yield from _linear(here, here["ln_1"], lambda block: block["attn"]["c_attn"])
     yield (
         "its input is not normalised: ln_1 comes before it",
-        gpt2.linear(here["before"], **here.block["attn"]["c_attn"]),
+        gpt2.linear(here.block_input, **here.block["attn"]["c_attn"]),
     )
 
 
@@ -468,7 +452,7 @@ def _gelu(here: Here) -> Results:
 
 
 def _residual_after_attn(here: Here) -> Results:
-    before, added = here["before"], here["attn.c_proj"]
+    before, added = here.block_input, here["attn.c_proj"]
     yield CORRECT, before + added
     yield "the residual connection is missing: add what enters the block", added
     yield (
@@ -486,7 +470,7 @@ def _h(here: Here) -> Results:
     yield "what the feed-forward layer gives is added to its normalised input", here["ln_2"] + added
     yield (
         "what the feed-forward layer gives is added to what enters the block",
-        here["before"] + added,
+        here.block_input + added,
     )
     yield "what the feed-forward layer gives is not added", stream
     yield from _rounded(stream + added)
@@ -496,7 +480,7 @@ def _logits(here: Here) -> Results:
     x, wte = here["ln_f"], here.params["wte"]
     correct = product(x, wte.T)
     yield CORRECT, correct
-    yield "ln_f is missing", product(here["last"], wte.T)
+    yield "ln_f is missing", product(here.last_block_output, wte.T)
     yield "wte is transposed: it is [n_vocab, n_embd]", product(x, _misread(wte).T)
     yield "they are probabilities: the softmax comes later", gpt2.softmax(correct)
     with np.errstate(divide="ignore"):
@@ -529,59 +513,3 @@ MISTAKES = {
     "ln_f": _ln_f,
     "logits": _logits,
 }
-
-
-# ---------------------------------------------------------------- the hint
-
-
-def fits(ours: dict[str, Array], ids: Array, params: dict) -> bool:
-    """Whether `ours` was computed with these parameters: whether the first value is theirs."""
-    table = params["wte"]
-    in_range = ids.min() >= 0 and ids.max() < len(table)
-    return in_range and np.array_equal(table[ids], ours["wte"])
-
-
-def hint(
-    name: str,
-    ours: dict[str, Array],
-    theirs: dict[str, Array],
-    missing: list[str],
-    ids: Array,
-    params: dict,
-    n_head: int,
-) -> str | None:
-    """What went wrong in `theirs` at `name`, the first value that differs; None if not known.
-
-    ours: all values of `watch`, by name; theirs: some of them, of the same shapes; missing: the
-    names just before this one that theirs lacks, where the mistake may be as well; params: those
-    that ours was computed with.
-    """
-    here = Here(name, ours | theirs, ids, params, n_head)
-    wanted = theirs[name]
-    apart = farthest(here.correct(name), wanted)
-    if math.isfinite(apart) and apart <= CLEARLY * farthest(ours[name], wanted):
-        return (
-            "this operation is right: what goes into it differs already, by less than the "
-            "tolerance. Compare with a smaller --tolerance"
-        )
-    apart = min(apart, 1)  # it is infinite for a NaN
-    best, least = None, CLEARLY * apart
-    for i in range(len(missing), -1, -1):  # the nearest first
-        operation, *later = [*missing, name][i:]
-        for wrong, result in here.at(operation).results():
-            error = farthest(here.continued(operation, result, later), wanted)
-            if error < least:
-                best, least = f"{operation}: {wrong}" if later else wrong, error
-        if least <= CERTAINLY * apart:
-            break
-    return best or _precision_of(wanted)
-
-
-def _precision_of(array: Array) -> str | None:
-    """A hint at the type of the numbers, if float32 numbers would not all look like that."""
-    if np.isnan(array).any():
-        return "there are NaNs: a softmax over nothing but -inf, perhaps, or numbers too large"
-    for name, rounded in PRECISIONS.items():
-        if np.array_equal(rounded(array), array) and np.unique(array).size > 2:
-            return f"all numbers are {name} numbers"
-    return None

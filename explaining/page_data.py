@@ -84,19 +84,40 @@ def page_data(
     weights.
     """
     encoder, hparams, params = model
-    n_head, n_ctx, n_layer = hparams["n_head"], hparams["n_ctx"], len(params["blocks"])
     sampling = Sampling(**sampling_options)
-    prompt_ids = encode_prompt(prompt, encoder, n_ctx)
+    prompt_ids = encode_prompt(prompt, encoder, hparams["n_ctx"])
     new_ids = gpt2.generate(
         prompt_ids,
         params,
-        n_head,
+        hparams["n_head"],
         n_tokens_to_generate,
         stop_id=encoder.eot if stop_at_eot else None,
         **sampling_options,
     )
-    ids = [*prompt_ids, *new_ids][-n_ctx:]
-    n_seq = min(len(ids), positions_that_fit(n_layer, n_head))
+    return {
+        "prompt": prompt,
+        "text": prompt + encoder.decode(new_ids),
+        "n_tokens_to_generate": n_tokens_to_generate,
+        "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")},
+        "model": {
+            "n_layer": len(params["blocks"]),
+            "n_head": hparams["n_head"],
+            "n_embd": params["wte"].shape[1],
+            "n_ctx": hparams["n_ctx"],
+            "n_vocab": len(params["wte"]),
+        },
+        **what_the_model_saw(prompt_ids, new_ids, model),
+    }
+
+
+def what_the_model_saw(
+    prompt_ids: list[int], new_ids: list[int], model: tuple[Encoder, dict, dict]
+) -> dict:
+    """The part of `page_data` that is computed from the values of a pass."""
+    encoder, hparams, params = model
+    n_head = hparams["n_head"]
+    ids = [*prompt_ids, *new_ids][-hparams["n_ctx"] :]
+    n_seq = min(len(ids), positions_that_fit(len(params["blocks"]), n_head))
     values, surprises = watch_the_end(ids, n_seq, params, n_head)
     logits = values["logits"].array
     ids_shown = ids[-n_seq:]
@@ -106,17 +127,6 @@ def page_data(
     for each in (predictions, layers):
         ids_mentioned.update(each["ids"].ravel().tolist())
     return {
-        "prompt": prompt,
-        "text": prompt + encoder.decode(new_ids),
-        "n_tokens_to_generate": n_tokens_to_generate,
-        "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")},
-        "model": {
-            "n_layer": n_layer,
-            "n_head": n_head,
-            "n_embd": params["wte"].shape[1],
-            "n_ctx": n_ctx,
-            "n_vocab": len(params["wte"]),
-        },
         "first_position": len(ids) - n_seq,
         "n_left_out": len(prompt_ids) + len(new_ids) - len(ids),
         "n_generated": min(len(new_ids), n_seq),

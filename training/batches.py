@@ -4,12 +4,12 @@ Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2
 other window begins where a document does is ours.
 """
 
+import functools
 from collections.abc import Iterable
 
 import numpy as np
 
 from encoder import Encoder
-from training.data import newline_ids
 
 N_PROMPTS, LONGEST_PROMPT = 16, 48  # of `draw_prompts`; the latter in tokens
 
@@ -72,3 +72,10 @@ def spread_windows(
     """About `n_windows` windows at equal distances over all of `ids`, none overlapping."""
     distance = max(n_ctx, len(ids) // n_windows)
     return windows(ids, range(0, len(ids) - n_ctx, distance), n_ctx)
+
+
+@functools.cache
+def newline_ids(encoder: Encoder) -> np.ndarray:
+    """The ids of the tokens that have a newline in them: each of them begins a line."""
+    ids = encoder.encoder.values()
+    return np.array([token_id for token_id in ids if "\n" in encoder.decode([token_id])])

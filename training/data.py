@@ -1,32 +1,26 @@
-"""What a model learns from: documents, then a tokenizer, then token ids.
+"""What a model learns from: documents, and their token ids.
 
 A document is a text that stands by itself, such as a function. To learn from another kind of file,
 write a function that takes the path of such a file and returns its documents, and enter it in
-`READERS`. Nothing else has to change.
+`READERS`. No other code has to change: `documents_below` finds such files as it finds `*.py`.
 
 Left out: text that does not fit in memory.
-Source of the learned merges: Sennrich et al., "Neural Machine Translation of Rare Words with
-Subword Units", 2016.
 """
 
 import ast
-import functools
-import heapq
 import json
 import os
 import sys
 import sysconfig
 import textwrap
 import warnings
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from encoder import ENDOFTEXT, SPLIT, Encoder, byte_level_vocab, get_encoder
+from encoder import Encoder
 
 # ---------------------------------------------------------------- documents
 
@@ -75,8 +69,9 @@ def python_functions(path: Path) -> Iterator[str]:
             to_visit += reversed(list(ast.iter_child_nodes(node)))
 
 
+# How the name of a file ends -> the function that returns the documents of such a file. Within a
+# folder a file is left out if that raises OSError or UnicodeDecodeError; ValueError ends the run.
 READERS: dict[str, Callable[[Path], Iterable[str]]] = {
-    # how the name of a file ends -> the function that returns the documents of such a file
     ".py": python_functions,
     ".jsonl": json_lines,
     ".txt": text_file,
@@ -122,17 +117,17 @@ def documents_of(data: str | None, notices: list[str]) -> list[str]:
 
 
 def documents_below(folder: Path, notices: list[str], with_texts: bool = False) -> list[str]:
-    """The documents of all files below `folder`, each once; then, if wanted, all plain text files.
+    """The documents of all files below `folder`, each once, without the folders in LEFT_OUT.
 
-    Left out: of the former, those in folders of tests and of installed packages.
+    Plain text files are read only if `with_texts`: then all of them, and they come last.
     """
     documents, texts = {}, []  # a dict, not a set, since it keeps the order
     for ending, reader in READERS.items():
         for path in files_below(folder, ending):
             if reader is text_file:
-                texts += one_of_many(path, reader, notices) if with_texts else []
+                texts += documents_if_readable(path, reader, notices) if with_texts else []
             elif LEFT_OUT.isdisjoint(path.relative_to(folder).parts):
-                documents.update(dict.fromkeys(one_of_many(path, reader, notices)))
+                documents.update(dict.fromkeys(documents_if_readable(path, reader, notices)))
     return [*documents, *texts]
 
 
@@ -145,7 +140,7 @@ def files_below(folder: Path, ending: str) -> list[Path]:
     return sorted(Path(place, n) for place, names in places for n in names if n.endswith(ending))
 
 
-def one_of_many(
+def documents_if_readable(
     path: Path, reader: Callable[[Path], Iterable[str]], notices: list[str]
 ) -> list[str]:
     """The documents of a file; none, and a notice, if it cannot be read."""
@@ -179,96 +174,6 @@ def split(
     return [documents[i] for i in order[n_held_out:]], [documents[i] for i in order[:n_held_out]]
 
 
-# ---------------------------------------------------------------- the tokenizer
-
-
-def make_encoder(tokenizer: str, documents: list[str]) -> Encoder:
-    """The Encoder that `tokenizer` names.
-
-    "char": bytes, no merges; "bpe:N": N merges learned from `documents`; otherwise a model folder,
-    for its vocabulary. Raises ValueError for anything else, OSError if the folder has none.
-    """
-    kind, _, n_merges = tokenizer.partition(":")
-    if tokenizer == "char":
-        return learn_bpe([], 0)
-    if kind == "bpe" and n_merges.isdecimal():
-        return learn_bpe(documents, int(n_merges))
-    if Path(tokenizer).is_dir():
-        encoder = get_encoder(Path(tokenizer).name, str(Path(tokenizer).parent))
-        if encoder.eot is None:
-            raise ValueError(f"--tokenizer {tokenizer}: its vocabulary has no {ENDOFTEXT}")
-        return encoder
-    raise ValueError(f"--tokenizer {tokenizer}: expected char, bpe:N or a model folder")
-
-
-def learn_bpe(documents: Iterable[str], n_merges: int) -> Encoder:
-    """An Encoder with `n_merges` merges learned from documents.
-
-    Documents are split into pieces by GPT-2's pattern, pieces into bytes. Then the pair of
-    neighbouring symbols that occurs most often is merged into one symbol everywhere, `n_merges`
-    times, or until no pair is left. 0 merges make a character-level (byte-level) tokenizer.
-
-    >>> encoder = learn_bpe(["low lower lowest"], 4)
-    >>> [encoder.decoder[i] for i in encoder.encode("low lower")]
-    ['low', 'Ġlowe', 'r']
-    """
-    import regex
-
-    byte_level = Encoder(byte_level_vocab(), [])
-    occurrences = Counter(piece for text in documents for piece in regex.findall(SPLIT, text))
-    counts = list(occurrences.values())  # how often pieces[i] occurs
-    pieces = [[byte_level.decoder[i] for i in byte_level.encode(piece)] for piece in occurrences]
-    pair_counts = Counter()
-    pieces_with = defaultdict(set)  # pair -> the i of each piece it was ever seen in
-    for i, piece in enumerate(pieces):
-        for pair in pairwise(piece):
-            pair_counts[pair] += counts[i]
-            pieces_with[pair].add(i)
-
-    # The heap brings the pair that occurs most often to the front. Where a count has changed, the
-    # pair is put in once more: an entry counts only if it still says what `pair_counts` says.
-    heap = [(-count, pair) for pair, count in pair_counts.items()]
-    heapq.heapify(heap)
-    merges = []
-    while len(merges) < n_merges and heap:
-        count, best = heapq.heappop(heap)
-        if pair_counts[best] != -count or count == 0:
-            continue
-        merges.append(best)
-        changed = set()
-        for i in pieces_with.pop(best):  # only these pieces change, and the counts of their pairs
-            for pair in pairwise(pieces[i]):
-                pair_counts[pair] -= counts[i]
-                changed.add(pair)
-            pieces[i] = merge_pair(pieces[i], best)
-            for pair in pairwise(pieces[i]):
-                pair_counts[pair] += counts[i]
-                pieces_with[pair].add(i)
-                changed.add(pair)
-        for pair in changed:
-            heapq.heappush(heap, (-pair_counts[pair], pair))
-
-    symbols = [symbol for symbol in byte_level.encoder if symbol != ENDOFTEXT]
-    symbols += [left + right for left, right in merges]
-    vocabulary = {symbol: i for i, symbol in enumerate([*symbols, ENDOFTEXT])}
-    return Encoder(vocabulary, [f"{left} {right}" for left, right in merges])
-
-
-def merge_pair(symbols: list[str], pair: tuple[str, str]) -> list[str]:
-    """`symbols` with each occurrence of the pair, from the left, merged into one symbol.
-
-    >>> merge_pair(["a", "b", "a", "b", "b"], ("a", "b"))
-    ['ab', 'ab', 'b']
-    """
-    merged = []
-    for symbol in symbols:
-        if merged and (merged[-1], symbol) == pair:
-            merged[-1] += symbol
-        else:
-            merged.append(symbol)
-    return merged
-
-
 # ---------------------------------------------------------------- token ids
 
 
@@ -276,10 +181,3 @@ def token_ids(documents: list[str], encoder: Encoder) -> np.ndarray:
     """All documents, each followed by the id of `<|endoftext|>`: ids [n_tokens], int32."""
     parts = [[*encoder.encode(text), encoder.eot] for text in documents]
     return np.concatenate(parts).astype(np.int32)
-
-
-@functools.cache
-def newline_ids(encoder: Encoder) -> np.ndarray:
-    """The ids of the tokens that have a newline in them: each of them begins a line."""
-    ids = encoder.encoder.values()
-    return np.array([token_id for token_id in ids if "\n" in encoder.decode([token_id])])

@@ -1,27 +1,22 @@
-"""GPT-2 with its backward pass: what `.backward()` hides, written out.
+"""GPT-2's layers with their backward passes: what `.backward()` hides, written out.
 
 For each layer, `<layer>_forward` returns its output and `saved`, what the backward pass needs;
 `<layer>_backward` takes the gradient of the loss with respect to that output, and `saved`, and
 returns the gradients with respect to the input and the weights. A gradient is named `d<name>`,
-and gradients are nested like the parameters. Then come the whole model, and batches on all cores.
+and gradients are nested like the parameters. `model.py` puts the layers together.
 
 Left out: mixed precision.
-Sources: Radford et al. 2019 (the model and its initialisation); Rumelhart et al. 1986 (backward
-passes); Srivastava et al. 2014 (dropout); the paper behind each layer is named in `gpt2.py`.
+Sources: Rumelhart et al. 1986 (backward passes); Srivastava et al. 2014 (dropout); the paper behind
+each layer is named in `gpt2.py`.
 
-Letters for dimensions: B sequences in the batch, T positions in each, N = B * T rows; C n_embd,
-H n_head, D = C / H; V n_vocab. An `@` in a formula is a matrix product, `*` goes number by number.
+Letters for dimensions, with their names in `gpt2.py`: B n_texts, T n_seq, N = B * T, C n_embd,
+H n_head, D d_head, V n_vocab. The texts of a batch are windows of one length, so the code here says
+n_ctx for T. An `@` in a formula is a matrix product, `*` goes number by number.
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
-
-from fast.threads import cores, share_out
-from utils import map_params, named, parameter_shapes
-
-# ---------------------------------------------------------------- the layers
 
 
 def linear_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple]:
@@ -232,9 +227,9 @@ def attention_backward(dout: np.ndarray, saved: tuple) -> np.ndarray:
     term holds one factor of dout / total, so that division is done once, on dout.
     """
     q_t, k, v, e, total, mask, keep, out = saved
-    n_seq, n_head, n_ctx, d_head = out.shape
+    n_texts, n_head, n_ctx, d_head = out.shape
     # [N, C] -> [B, H, T, D] -> [B * H, T, D]
-    dout = dout.reshape(n_seq, n_ctx, n_head, d_head).swapaxes(1, 2)
+    dout = dout.reshape(n_texts, n_ctx, n_head, d_head).swapaxes(1, 2)
     dout = dout.reshape(-1, n_ctx, d_head) / total
     sums = np.einsum("ntd,ntd->nt", dout, out.reshape(dout.shape))[:, None]  # [B * H, 1, T_q]
     dout *= 1 / keep
@@ -256,8 +251,8 @@ def attention_backward(dout: np.ndarray, saved: tuple) -> np.ndarray:
         np.matmul(dscores, q[i], out=dk[i])  # q was divided by sqrt(D) before it was saved
     dq *= 1 / math.sqrt(d_head)
     # [3, B, H, T, D] -> [B, T, 3, H, D] -> [N, 3 C]
-    dqkv = dqkv.reshape(3, n_seq, n_head, n_ctx, d_head).transpose(1, 3, 0, 2, 4)
-    return dqkv.reshape(n_seq * n_ctx, -1)
+    dqkv = dqkv.reshape(3, n_texts, n_head, n_ctx, d_head).transpose(1, 3, 0, 2, 4)
+    return dqkv.reshape(n_texts * n_ctx, -1)
 
 
 def embedding_forward(
@@ -305,196 +300,3 @@ def cross_entropy(
     p[rows, targets] -= 1
     p /= n_targets
     return float(loss), p
-
-
-# ---------------------------------------------------------------- the whole model
-
-
-def block_forward(
-    x: np.ndarray,
-    block: dict,
-    n_head: int,
-    n_ctx: int,
-    dropout: float = 0.0,
-    rng: np.random.Generator | None = None,
-) -> tuple[np.ndarray, dict]:
-    """`gpt2.transformer_block` for several sequences of `n_ctx` positions: x [N, C] -> [N, C]"""
-    attn, mlp, saved = block["attn"], block["mlp"], {}
-    out, saved["ln_1"] = layer_norm_forward(x, **block["ln_1"])
-    out, saved["c_attn"] = linear_forward(out, **attn["c_attn"])
-    out, saved["attention"] = attention_forward(out, n_head, n_ctx, dropout, rng)
-    out, saved["attn_c_proj"] = linear_forward(out, **attn["c_proj"])
-    out, saved["attn_dropout"] = dropout_forward(out, dropout, rng)
-    x = x + out
-    out, saved["ln_2"] = layer_norm_forward(x, **block["ln_2"])
-    out, saved["c_fc"] = linear_forward(out, **mlp["c_fc"])
-    out, saved["gelu"] = gelu_forward(out)
-    out, saved["mlp_c_proj"] = linear_forward(out, **mlp["c_proj"])
-    out, saved["mlp_dropout"] = dropout_forward(out, dropout, rng)
-    return x + out, saved
-
-
-def block_backward(dx: np.ndarray, saved: dict) -> tuple[np.ndarray, dict]:
-    """dx [N, C] -> dx [N, C], the block's gradients
-
-    The gradient of x + f(x) is dx itself plus what comes back through f, here `d`.
-    """
-    attn, mlp = {}, {}
-    d = dropout_backward(dx, saved["mlp_dropout"])
-    d, mlp["c_proj"] = linear_backward(d, saved["mlp_c_proj"])
-    d = gelu_backward(d, saved["gelu"])
-    d, mlp["c_fc"] = linear_backward(d, saved["c_fc"])
-    d, ln_2 = layer_norm_backward(d, saved["ln_2"])
-    dx = dx + d
-    d = dropout_backward(dx, saved["attn_dropout"])
-    d, attn["c_proj"] = linear_backward(d, saved["attn_c_proj"])
-    d = attention_backward(d, saved["attention"])
-    d, attn["c_attn"] = linear_backward(d, saved["c_attn"])
-    d, ln_1 = layer_norm_backward(d, saved["ln_1"])
-    return dx + d, {"ln_1": ln_1, "attn": attn, "ln_2": ln_2, "mlp": mlp}
-
-
-def forward(
-    params: dict,
-    n_head: int,
-    inputs: np.ndarray,
-    *,
-    dropout: float = 0.0,
-    rng: np.random.Generator | None = None,
-) -> tuple[np.ndarray, dict]:
-    """`gpt2.gpt2` for several sequences: ids [B, T] -> logits [N, V], saved
-
-    Numbers are dropped only if there is an rng.
-    """
-    wte, saved = params["wte"], {"blocks": []}
-    x, saved["embedding"] = embedding_forward(inputs, wte, params["wpe"])
-    x, saved["dropout"] = dropout_forward(x, dropout, rng)
-    for block in params["blocks"]:
-        x, saved_of_block = block_forward(x, block, n_head, inputs.shape[1], dropout, rng)
-        saved["blocks"].append(saved_of_block)
-    x, saved["ln_f"] = layer_norm_forward(x, **params["ln_f"])
-    saved["logits"] = x, wte
-    return x @ wte.T, saved
-
-
-def backward(dlogits: np.ndarray, saved: dict) -> dict:
-    """dlogits [N, V] -> gradients, nested like the parameters"""
-    x, wte = saved["logits"]
-    dwte_of_logits = dlogits.T @ x
-    dx, dln_f = layer_norm_backward(dlogits @ wte, saved["ln_f"])
-    dblocks = []
-    for saved_of_block in reversed(saved["blocks"]):
-        dx, dblock = block_backward(dx, saved_of_block)
-        dblocks.append(dblock)
-    dx = dropout_backward(dx, saved["dropout"])
-    dwte, dwpe = embedding_backward(dx, saved["embedding"])
-    dwte += dwte_of_logits  # wte is used twice: its gradients add up
-    return {"wte": dwte, "wpe": dwpe, "blocks": dblocks[::-1], "ln_f": dln_f}
-
-
-def loss_and_grads(
-    params: dict,
-    n_head: int,
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    *,
-    dropout: float = 0.0,
-    rng: np.random.Generator | None = None,
-    n_targets: int | None = None,
-) -> tuple[float, dict]:
-    """inputs and targets [B, T] -> the mean loss in nats per token, its gradients
-
-    With `n_targets` see `cross_entropy`.
-    """
-    logits, saved = forward(params, n_head, inputs, dropout=dropout, rng=rng)
-    loss, dlogits = cross_entropy(logits, targets.ravel(), n_targets)
-    return loss, backward(dlogits, saved)
-
-
-def init_params(hparams: dict, rng: np.random.Generator) -> dict:
-    """New parameters, float32, by GPT-2's initialisation.
-
-    Weights are normal(0, 0.02), those of positions normal(0, 0.01). The projections back into the
-    residual stream, two in each block, are divided by the square root of their number. Gains are
-    1, biases 0.
-    """
-
-    def init(name, shape):
-        if name.endswith(".g"):
-            return np.ones(shape, np.float32)
-        if name.endswith(".b"):
-            return np.zeros(shape, np.float32)
-        std = 0.01 if name == "wpe" else 0.02
-        if name.endswith("c_proj.w"):
-            std /= math.sqrt(2 * hparams["n_layer"])
-        return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
-
-    return map_params(init, parameter_shapes(hparams))
-
-
-# ---------------------------------------------------------------- a batch on all cores
-
-# The products of a small model are too small to share out among cores, and the rest of NumPy runs
-# on one of them. So each core takes whole sequences of the batch, some at a time: a micro-batch.
-# The order in which gradients are added up depends only on the number of cores, so the same seed
-# gives the same bytes.
-
-MICRO_BATCH = 1024  # tokens: the arrays of a small model then about fit a core's cache
-
-
-def micro_batches(inputs: np.ndarray, targets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A batch [B, T] in micro-batches: at least one for each core if it has that many sequences"""
-    n_seq, n_ctx = inputs.shape
-    n_each = max(1, min(MICRO_BATCH // n_ctx, n_seq // cores()))
-    starts = range(0, n_seq, n_each)
-    return [(inputs[i : i + n_each], targets[i : i + n_each]) for i in starts]
-
-
-def batch_loss_and_grads(
-    params: dict,
-    n_head: int,
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    *,
-    dropout: float = 0.0,
-    seed: tuple[int, ...] = (),
-) -> tuple[float, dict]:
-    """`loss_and_grads` of a batch [B, T], on all cores. `seed` is that of the dropout."""
-    batch = micro_batches(inputs, targets)
-
-    def one(i):
-        rng = np.random.default_rng([*seed, i])  # so that no draw depends on the other threads
-        options = {"dropout": dropout, "rng": rng, "n_targets": targets.size}
-        return loss_and_grads(params, n_head, *batch[i], **options)
-
-    def several(start, end):
-        return add_up(one(i) for i in range(start, end))
-
-    return add_up(share_out(several, len(batch)))
-
-
-def batch_loss(params: dict, n_head: int, inputs: np.ndarray, targets: np.ndarray) -> float:
-    """The mean loss of a batch [B, T] in nats per token, on all cores, without dropout."""
-    batch = micro_batches(inputs, targets)
-
-    def one(i):
-        logits, _ = forward(params, n_head, batch[i][0])
-        loss, _ = cross_entropy(logits, batch[i][1].ravel(), targets.size)
-        return loss
-
-    def several(start, end):
-        return sum(one(i) for i in range(start, end))
-
-    return sum(share_out(several, len(batch)))
-
-
-def add_up(losses_and_grads: Iterable[tuple[float, dict]]) -> tuple[float, dict]:
-    """The sums of (loss, gradients) pairs, in their order. Changes the first gradients in place."""
-    losses_and_grads = iter(losses_and_grads)
-    total_loss, total_grads = next(losses_and_grads)
-    totals = named(total_grads)
-    for loss, grads in losses_and_grads:
-        total_loss += loss
-        for name, grad in named(grads).items():
-            totals[name] += grad
-    return total_loss, total_grads

@@ -10,7 +10,7 @@ import numpy as np
 
 from encoder import Encoder
 from training.adamw import AdamW
-from training.layers import batch_loss, batch_loss_and_grads
+from training.batch_loss import batch_loss, batch_loss_and_grads
 from training.muon import Muon, is_block_matrix
 from training.options import Options
 from training.unlikelihood import own_texts_loss_and_grads
@@ -37,9 +37,9 @@ class Learner:
     ) -> float:
         """One step on a batch [B, T]: -> its loss in nats per token
 
-        prompts: if there are any, texts of the model's own that begin so count too, by
-        --unlikelihood. factor: of the peak learning rates. If the loss is not finite, nothing is
-        changed.
+        prompts: beginnings of texts that the model then writes, whose repeats count by
+        --unlikelihood; factor: what the peak learning rates are multiplied by. If the loss is not
+        finite, nothing is changed.
         """
         options = self.options
         loss, grads = batch_loss_and_grads(
@@ -48,6 +48,8 @@ class Learner:
             inputs,
             targets,
             dropout=options.dropout,
+            # The optimizer counts the steps of the whole run, also of one that was resumed: each
+            # step drops other numbers, and the same ones as if the run had never been stopped.
             seed=(options.seed, self.adamw.n_steps),
         )
         if not math.isfinite(loss):
@@ -60,10 +62,12 @@ class Learner:
 
     def _add_unlikelihood(self, grads: dict, prompts: list[list[int]]) -> None:
         n_new = min(LONGEST_NEW, self.options.n_ctx // 2)
-        _, more = own_texts_loss_and_grads(self.params, self.n_head, prompts, n_new, self.encoder)
-        more = named(more)
+        _, of_texts = own_texts_loss_and_grads(
+            self.params, self.n_head, prompts, n_new, self.encoder
+        )
+        named_of_texts = named(of_texts)
         for name, grad in named(grads).items():
-            grad += self.options.unlikelihood * more[name]
+            grad += self.options.unlikelihood * named_of_texts[name]
 
     def loss(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """The mean loss of a batch [B, T] in nats per token; nothing is learned from it."""

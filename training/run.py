@@ -1,7 +1,8 @@
 """One run: draw, step, now and then evaluate and save; and how it goes on after it was stopped.
 
 It knows neither gradients nor optimizers: those are the learner's. What it learns from is in
-`data.py` and `batches.py`, what it shows in `log.py`, what it goes on from in `checkpoint.py`.
+`data.py`, `tokenizer.py` and `batches.py`, what it shows in `log.py`, what it goes on from in
+`checkpoint.py`.
 """
 
 import math
@@ -20,12 +21,13 @@ from fast.threads import one_blas_thread
 from model_files.parameters import check_values
 from training import checkpoint, log
 from training.batches import Batches, spread_windows
-from training.data import make_encoder, read_documents, split, token_ids
+from training.data import read_documents, split, token_ids
 from training.folder import check_disk
-from training.layers import init_params
 from training.learner import Learner
 from training.learning_rate import trapezoid
+from training.model import init_params
 from training.options import Options
+from training.tokenizer import make_encoder
 from utils import (
     load_encoder_hparams_and_params,
     map_params,
@@ -81,7 +83,7 @@ class Run:
         """With a new model, or that of --init_from."""
         options = self.options
         if options.init_from:
-            encoder, hparams, params = load_model(options)
+            encoder, hparams, params = model_to_fine_tune(options)
             self.data = self.read_data(encoder)
         else:
             self.data = self.read_data(None)
@@ -168,12 +170,12 @@ class Run:
         try:
             with warnings.catch_warnings():  # NumPy's of overflows: `check_finite` has a line on it
                 warnings.simplefilter("ignore", RuntimeWarning)
-                self._steps()
+                self._loop()
         except KeyboardInterrupt:
             log.say(f"stopped; step {self.saved_step} is kept: --resume goes on from there")
             raise
 
-    def _steps(self) -> None:
+    def _loop(self) -> None:
         options, state = self.options, self.state
         self.started = time.monotonic() - 60 * state.minutes
         losses = []  # since the last evaluation
@@ -221,10 +223,9 @@ class Run:
     def check_finite(self, loss: float) -> None:
         """Stop, rather than save what is broken: raises ValueError if the loss is not a number."""
         if not math.isfinite(loss):
-            kept = f"step {self.saved_step} is kept" if self.saved_step else "nothing is kept"
             raise ValueError(
-                f"the loss is {loss} after step {self.state.n_steps}; {kept}; try a smaller "
-                "--learning_rate or --muon_learning_rate, with another --out"
+                f"the loss is {loss} after step {self.state.n_steps}; step {self.saved_step} is "
+                "kept; try a smaller --learning_rate or --muon_learning_rate, with another --out"
             )
 
     # ---------------------------------------------------------------- what it leaves
@@ -272,7 +273,7 @@ class Run:
         self.saved_step = self.state.n_steps
 
 
-def load_model(options: Options) -> tuple[Encoder, dict[str, int], dict]:
+def model_to_fine_tune(options: Options) -> tuple[Encoder, dict[str, int], dict]:
     """The model of --init_from: -> encoder, hparams, params as float32 that may be written to"""
     folder = Path(options.init_from).resolve()  # "." has no name
     if not folder.is_dir():

@@ -18,8 +18,10 @@ import numpy as np
 from encoder import Encoder
 from fast.threads import share_out
 from gpt2 import generate_side_by_side
-from training.data import newline_ids
-from training.layers import add_up, backward, cross_entropy, forward, micro_batches
+from training.batch_loss import add_up, micro_batches
+from training.batches import newline_ids
+from training.layers import cross_entropy
+from training.model import backward, forward
 
 RUN = 8  # tokens
 LARGEST_P = 0.99  # so that the loss of a repeat stays finite

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -525,6 +526,14 @@ def test_what_is_broken_is_not_saved(trained, tmp_path):
     with pytest.raises(ValueError, match="step 60 is kept"):
         training.evaluate(1.0)
     assert files_in(training.out) == before
+
+
+def test_a_run_that_breaks_at_once_keeps_its_beginning(trained, tmp_path):
+    training = Run(options_of(trained[0], out=str(tmp_path / "out")))
+    training.learner.step = lambda *_: math.nan
+    with pytest.raises(ValueError, match="step 0 is kept"):
+        training.train()
+    assert checkpoint.load(training.out)[0].n_steps == 0
 
 
 def test_fine_tuning_starts_from_the_model_and_keeps_its_vocabulary(

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from encoder import ENDOFTEXT, Encoder
 from gpt2 import generate, gpt2, softmax
 from tests.fixtures.random_models import TINY, random_params
-from training.data import make_encoder, newline_ids
 from training.options import Options
 from training.run import Run
+from training.tokenizer import make_encoder
 from training.unlikelihood import repeats, unlikelihood_loss_and_grads
 from utils import load_encoder_hparams_and_params, named
 
@@ -27,11 +26,6 @@ def marked(encoder, new, prompt=PROMPT, ended=True):
     assert len(numbers) == len(prompt_ids) + len(new_ids)
     ids = np.array(prompt_ids + new_ids)
     return [encoder.decode(ids[numbers == number]) for number in np.unique(numbers) if number]
-
-
-def test_each_token_with_a_newline_begins_a_line():
-    vocabulary = {ENDOFTEXT: 0, "Ċ": 1, "Ġ": 2, "x": 3, "ĊĠ": 4}  # Ċ is a newline, Ġ a space
-    assert newline_ids(Encoder(vocabulary, ["Ċ Ġ"])).tolist() == [1, 4]
 
 
 def test_a_line_that_was_there_before_is_repeated(encoder):
