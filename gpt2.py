@@ -40,10 +40,10 @@ n_texts for several, and within attention n_head as well.
 Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), how
 an id is chosen by its logits, and how ids that were guessed are checked, many in a pass
 (`generating/`), and how the work is spread over the processor's cores (`fast/`). What is imported
-from `fast/` affects only speed. So while reading, take `product(x, w)` as `x @ w`, for a matrix w
-of the parameters, and ignore `@by_rows`, `@by_columns` and `@by_queries` (each promises that a
-function treats its rows, columns or queries one by one, so that it may be called on a part of them
-at a time) and `blas_threads_for`.
+from `fast/` affects only speed. So while reading, take `product(x, w, b)` as `x @ w + b` (for w and
+b of the parameters), and ignore `@by_rows` and `@by_queries` (each promises that a function treats
+its rows or queries one by one, so that it may be called on a part of them at a time) and
+`blas_threads_for`.
 
 Names are those of OpenAI's checkpoint, whose code calls its linear layers conv1d, hence the c_.
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Every array
@@ -62,7 +62,7 @@ import numpy as np
 
 from command_line import check, encode_prompt, read_prompts, run, with_bar, write_text
 from fast.product import blas_threads_for, product
-from fast.schedule import by_columns, by_queries, by_rows
+from fast.schedule import by_queries, by_rows
 from fast.threads import use_threads
 from generating.guessing import ids_with_guesses
 from generating.sampling import Sampling, sample  # noqa: F401, other programs import it from here
@@ -71,6 +71,9 @@ from generating.window import Window
 from utils import damage_in, load_model
 
 Array = np.ndarray
+# What the mask adds to the score of a key that a query may not see: after the softmax its weight is
+# 0. It is not -inf, because the mask is made by multiplying with it, and False * -inf is NaN.
+HIDDEN = -1e10
 
 # ---------------------------------------------------------------- layers
 
@@ -110,12 +113,9 @@ def layer_norm(x: Array, g: Array, b: Array, eps: float = 1e-5) -> Array:
     return x / np.sqrt(variance + eps) * g + b
 
 
-@by_columns
 def linear(x: Array, w: Array, b: Array) -> Array:
     """A projection: [..., n_in] @ [n_in, n_out] + [n_out] -> [..., n_out]"""
-    y = product(x, w)
-    y += b
-    return y
+    return product(x, w, b)
 
 
 def ffn(x: Array, c_fc: dict, c_proj: dict) -> Array:
@@ -139,7 +139,7 @@ def attention_weights(q: Array, k: Array, mask: Array | float) -> Array:
     return softmax(scores)
 
 
-@by_queries
+@by_queries(hidden=HIDDEN)
 def attention(q: Array, k: Array, v: Array, mask: Array | float) -> Array:
     """Scaled dot-product attention (Vaswani et al., 2017, section 3.2.1), of one head or many.
 
@@ -206,15 +206,14 @@ def empty_caches(
     n_ctx, n_embd = params["wpe"].shape
     shape = n_texts, n_head, n_positions or n_ctx, n_embd // n_head
 
-    def zeros():  # not np.empty: the mask hides unfilled positions, but a NaN there would spread
-        return np.zeros(shape, params["wpe"].dtype)
+    # Of several texts a shorter one is read up to the end of the longest. What is not filled there
+    # has the weight 0, but 0 times a NaN would be a NaN.
+    make = np.empty if n_texts == 1 else np.zeros
 
-    return [KVCache(zeros(), zeros(), np.zeros(n_texts, int)) for _ in params["blocks"]]
+    def room():
+        return make(shape, params["wpe"].dtype)
 
-
-# What the mask adds to the score of a key that a query may not see: after the softmax its weight is
-# 0. It is not -inf, because the mask is made by multiplying with it, and False * -inf is NaN.
-HIDDEN = -1e10
+    return [KVCache(room(), room(), np.zeros(n_texts, int)) for _ in params["blocks"]]
 
 
 def causal_mask(n_q: int, n_k: int, n_so_far: int | Array, dtype: np.dtype) -> Array | float:

@@ -2,18 +2,17 @@
 
 NumPy uses several cores only in matrix products, inside BLAS. Where Python's threads share the
 work instead, BLAS has to keep to one thread each, or they get in each other's way. This file is
-the one owner of that limit, and of when the process may fork.
+the one owner of that limit.
 """
 
+import ctypes
 import functools
 import os
 import threading
-import weakref
 from collections.abc import Callable
-from concurrent.futures.thread import ThreadPoolExecutor  # at the top: see the end
 from itertools import pairwise
 
-import numpy as np
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 _limit = None  # set by `use_threads`
 
@@ -41,72 +40,88 @@ def share_out(work: Callable[[int, int], object], n: int) -> list:
     >>> sum(share_out(lambda start, end: sum(range(start, end)), 10))
     45
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     n_parts = max(1, min(cores(), n))
     ends = [n * i // n_parts for i in range(n_parts + 1)]
-    with no_fork.here(), one_blas_thread:
-        others = [_pool(n_parts).submit(work, *part) for part in pairwise(ends[1:])]
+    helpers = [_idle_helper() for _ in ends[2:]]
+    with one_blas_thread:
+        for helper, part in zip(helpers, pairwise(ends[1:]), strict=True):
+            helper.start(work, *part)
         try:
             first = work(0, ends[1])
-        finally:
-            for other in others:
-                other.exception()  # waits: until then all parts may write, and BLAS is theirs
-        return [first, *(other.result() for other in others)]
+        finally:  # until all have ended they may write, and BLAS is theirs
+            outcomes = [helper.wait() for helper in helpers]
+            _idle.extend(helpers)
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    return [first, *(result for result, _ in outcomes)]
+
+
+class _Helper:
+    """A thread that does one call at a time. An executor, with its queue and futures, takes longer
+    to hand it over, and that is done very often."""
+
+    def __init__(self):
+        self._call = self._outcome = None
+        self._is_called, self._is_done = threading.Lock(), threading.Lock()
+        self._is_called.acquire()  # both are locked until it is so
+        self._is_done.acquire()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def start(self, work: Callable[[int, int], object], start: int, end: int) -> None:
+        self._call = work, start, end
+        self._is_called.release()
+
+    def wait(self) -> tuple[object, BaseException | None]:
+        """Wait for the end of the call -> its result and its error."""
+        self._is_done.acquire()
+        outcome, self._outcome = self._outcome, None
+        return outcome
+
+    def _serve(self) -> None:
+        while True:
+            self._is_called.acquire()
+            self._outcome, self._call = _outcome(*self._call), None
+            self._is_done.release()
+
+
+def _outcome(work: Callable[[int, int], object], start: int, end: int) -> tuple:
+    """The result of work(start, end) and None, or None and the error that it raised."""
+    try:
+        return work(start, end), None
+    except BaseException as error:
+        return None, error
+
+
+_idle = []  # helpers that nobody uses now
+
+
+def _idle_helper() -> _Helper:
+    try:
+        return _idle.pop()
+    except IndexError:
+        return _Helper()
 
 
 @functools.cache
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the GNU C library keep the memory of large arrays that are freed, for the next ones.
 
-    At first it returns it to the system, and each new array is fetched page by page. It stops doing
-    so once an array as large as this one, the largest that counts, has been freed.
+    By itself it returns it to the system, and each new array is fetched page by page, which takes
+    a millisecond for some 2 MB.
     """
-    np.empty(2**25 - 2**13, np.uint8)
-
-
-class _NoFork:
-    """`with no_fork.here():` around calls of BLAS has other threads wait before they fork.
-
-    A lock that a thread holds while another one forks stays locked in the child for good, and
-    OpenBLAS has locks: the child would hang in its first product. So each thread has a lock of its
-    own, which it holds while it is inside, and whoever forks takes them all.
-    """
-
-    def __init__(self):
-        self._own = threading.local()
-        self._registering = threading.Lock()
-        self._locks = weakref.WeakSet()  # of the threads that live
-        self._taken = []
-
-    def here(self) -> threading.RLock:
-        """The lock of this thread. It may be entered again by who is inside."""
-        if not hasattr(self._own, "lock"):
-            with self._registering:
-                self._own.lock = threading.RLock()
-                self._locks.add(self._own.lock)
-        return self._own.lock
-
-    def before_fork(self) -> None:
-        self._registering.acquire()
-        self._taken = list(self._locks)
-        for lock in self._taken:
-            lock.acquire()
-
-    def after_fork(self) -> None:
-        """In the parent and in the child, where the thread that forked still has all locks."""
-        for lock in self._taken:
-            lock.release()
-        self._taken = []
-        self._registering.release()
-
-
-no_fork = _NoFork()
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
+    mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that counts
+    mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 class _OneBlasThread:
     """A context in which BLAS keeps to one thread. Any number of threads may be inside at once:
-    the first to enter sets the limit, the last to leave lifts it. To be entered inside `no_fork`
-    where another thread may fork."""
+    the first to enter sets the limit, the last to leave lifts it."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -126,9 +141,12 @@ class _OneBlasThread:
             if self._n_inside == 0:
                 _set_blas_threads(self._before)
 
+    def is_on(self) -> bool:
+        return self._n_inside > 0
+
     def lift_to(self, n: int) -> None:
         """Let BLAS have `n` threads: now, or if somebody is inside, when the last one leaves."""
-        with no_fork.here(), self._lock:
+        with self._lock:
             self._before = [n] * len(_blas_libraries())
             if self._n_inside == 0:
                 _set_blas_threads(self._before)
@@ -160,18 +178,6 @@ def _blas_libraries() -> list:
     return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
-@functools.cache
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads)
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child starts a pool of its own
+    os.register_at_fork(after_in_child=_idle.clear)  # a child has none of its parent's threads
     os.register_at_fork(after_in_child=one_blas_thread.after_fork_in_child)
-    # What is registered last is called first before a fork: only then does the pool's own hook take
-    # a lock, without which those whom we wait for could not share out their work.
-    os.register_at_fork(
-        before=no_fork.before_fork,
-        after_in_parent=no_fork.after_fork,
-        after_in_child=no_fork.after_fork,
-    )

@@ -216,7 +216,7 @@ def test_an_error_within_a_pass_leaves_the_next_one_in_order(params, values):
         ("wte", "gpt2", "wte[inputs]"),
         ("embeddings", "gpt2", "wte[inputs] + wpe[positions]"),
         ("h.0.ln_1", "layer_norm", "variance = "),
-        ("h.0.attn.c_attn", "linear", "product(x, w)"),
+        ("h.0.attn.c_attn", "linear", "product(x, w, b)"),
         ("h.1.attn.q", "mha", "q = heads"),
         ("h.1.attn.v", "mha", "v = heads"),
         ("h.1.attn.scores", "attention_weights", "@ k.swapaxes"),
