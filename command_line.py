@@ -61,9 +61,9 @@ def check_memory(n_bytes: int, what: str) -> None:
     Called before the work that needs them: Linux promises more memory than there is, and ends the
     process much later. `what` names what is too large.
 
-    >>> check_memory(10**18, "--n_samples 1000000000")
+    >>> check_memory(10**18, "n_embd 500000000")
     Traceback (most recent call last):
-    MemoryError: --n_samples 1000000000 would need 931322574 GiB of memory
+    MemoryError: n_embd 500000000 would need 931322574 GiB of memory
     """
     there = math.inf
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):  # not on Windows

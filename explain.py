@@ -122,8 +122,8 @@ def main(
                               the place of PROMPT
     --tolerance X             for --compare: the largest difference that counts as equal; of numbers
                               above 1, relative to them (0.0001)
-    --model_size NAME         as for gpt2.py (124M; without a network python, a small bundled
-                              model of Python code); for --compare: that of FILE
+    --model_size NAME         as for gpt2.py (124M; without a network "python", a small
+                              bundled model of Python code); for --compare: that of FILE
     --models_dir DIR          where model folders are kept (models)
     """
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}

@@ -8,7 +8,7 @@ follows writes text with it. The path of a text:
 `ids` are small integers, one for each token (a word or a piece of one) of a vocabulary; `logits`
 are scores, one for each token of the vocabulary: how likely it is to come next. `gpt2` turns ids
 into logits: for every position of the text it predicts what comes after it. So no position may see
-a later one: it would see the answer. One call of it is a pass.
+a later one: it would see the answer. One call of `gpt2` is a pass.
 
 Inside, each position of the text is an embedding: a vector of n_embd numbers. It begins as what is
 known of the token and of its place alone, and each block adds to it what it has found out. What the
@@ -32,18 +32,16 @@ take them, so that `**params` wires the model (w: weights, b: bias, g: gain):
      "ln_f": {"g": [n_embd], "b": [n_embd]}}            normalises the result of the last block
 
 Attention runs n_head times side by side; each head has d_head = n_embd / n_head of the numbers in a
-query, a key or a value.
-n_ctx, the window, is how many positions the model can see. In comments on shapes n_seq is how many
-positions a function is given, and `...` stands for any axes before those named: none for one text,
-n_texts for several, and within attention n_head as well.
+query, a key or a value. n_ctx, the window, is how many positions the model can see. In comments on
+shapes n_seq is how many positions a function is given, and `...` stands for any axes before those
+named: none for one text, n_texts for several, and within attention n_head as well.
 
 Left out: training (`train.py`), the tokenizer (`encoder.py`), getting the weights (`utils.py`), how
-an id is chosen by its logits, and how ids that were guessed are checked, many in a pass
+an id is chosen by its logits, and how many ids can be had from one pass where a text repeats itself
 (`generating/`), and how the work is spread over the processor's cores (`fast/`). What is imported
-from `fast/` affects only speed. So while reading, take `product(x, w, b)` as `x @ w + b` (for w and
-b of the parameters), and ignore `@by_rows` and `@by_queries` (each promises that a function treats
-its rows or queries one by one, so that it may be called on a part of them at a time) and
-`blas_threads_for`.
+from `fast/` affects only speed. So while reading, take `product(x, w, b)` as `x @ w + b`, without a
+b as `x @ w`, and ignore `@by_rows` and `@by_queries` (each promises that a function treats its rows
+or queries one by one, so that it may be called on a part of them at a time) and `blas_threads_for`.
 
 Names are those of OpenAI's checkpoint, whose code calls its linear layers conv1d, hence the c_.
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. Every array
@@ -156,8 +154,8 @@ class KVCache:
     They stay valid when the text grows, since no position looks at a later one. So only the new
     position has to go through the model, and attends to what is kept here. Each block has a cache
     of its own; `caches`, everywhere, is the list of them, which belongs to one text, or to several
-    that are read together. Those may differ in length: each was read alone first, through a view of
-    its part of the cache, `cache[i : i + 1]`.
+    that are read together. Such texts may differ in length: each prompt is read in a pass of its
+    own, into its part of the cache, and from then on all of them go on together, by an id each.
 
     k, v: [n_texts, n_head, n_positions, d_head], with room for n_positions; n_cached [n_texts]: how
     many of them are filled.
@@ -180,8 +178,8 @@ class KVCache:
         n_k = max(starts) + n_new
         return self.k[:, :, :n_k], self.v[:, :, :n_k]
 
-    # The rest is for `generating/`: to take back ids that were guessed and are wrong, to read equal
-    # prompts only once, and to go on with some of the texts when others have ended.
+    # The rest is for `generating/`: to take back ids that the model would not have chosen, to read
+    # equal prompts only once, and to go on with some of the texts when others have ended.
 
     def keep(self, n: int) -> None:
         """Forget all but the first n positions: what comes next is written over the rest."""
@@ -354,8 +352,8 @@ class Model:
         """Read ids [n_texts, n_seq] after what is in the caches -> [n_texts, n_last, n_vocab]
 
         Raises ValueError for damaged weights. A NaN in a weight makes logits NaN, so that it is
-        enough to look at those; only then all weights are searched, to name the one, and its file
-        (which NumPy knows: the arrays are views of it).
+        enough to look at those. Only then are all weights searched, to name the damaged one and its
+        file (which NumPy knows, since the arrays are memory-mapped).
         """
         # NumPy's own warnings are dropped, since the check below says it better.
         with blas_threads_for(ids.size), np.errstate(all="ignore"):
@@ -370,9 +368,9 @@ def ids_one_by_one(
 ) -> Iterator[int]:
     """The plain loop: yield `n_tokens` ids that continue a text, one for each pass.
 
-    window: the end of the text that the model can see, with its caches. `window.logits()` asks
-    `Model.logits` for this one text, [n_last, n_vocab], and hands it the ids that are not in the
-    caches yet: first the prompt, then the newest id.
+    window: the end of the text that the model can see, with its caches. `window.logits()` hands
+    `Model.logits` the ids that are not in the caches yet, first the prompt, then the newest id, and
+    asks for the logits after the last of them: [1, n_vocab].
     """
     for _ in range(n_tokens):
         logits = window.logits()[-1]  # [n_vocab], after the last id
@@ -395,8 +393,8 @@ def generate_stream(
     """Yield the ids that the model writes after `inputs` (ids), as they are made.
 
     If the inputs are longer than the window, only their end is used. When the window is full, its
-    oldest half is dropped: what is left moves to other positions and has to be read again, which
-    dropping one id at a time would ask for at every step.
+    oldest half is dropped. (What is left moves to other positions, and has to be read again. If
+    only the oldest id were dropped, that would happen at every step.)
 
     stop_id           ends the text when it is chosen, and is left out
     lookup            guess ahead where a greedy text repeats itself, and check a whole guess in one
@@ -438,10 +436,10 @@ def generate_side_by_side(
 ) -> Iterator[tuple[int, int]]:
     """Continue several texts (ids) at once: yield (i, new id), taking the texts in turn.
 
-    The new ids of text i are those that `generate` gives for it alone with rngs[i], by default the
-    random numbers of `seed` + i. A pass over several texts rounds differently: at temperature 0, if
-    the two best ids are too close to call, that text is asked alone; with a temperature it is not,
-    and then, hardly ever, another id may be drawn.
+    Text i has rngs[i], by default the random numbers of `seed` + i. At temperature 0 its new ids
+    are exactly those that `generate` gives for it alone, with a temperature nearly always. (In a
+    pass over several texts sums run in another order, and so are rounded differently. At
+    temperature 0 a near tie is settled by asking that text alone.)
     Raises ValueError for a text without ids.
     """
     sampling = Sampling(**sampling_options)
@@ -480,7 +478,7 @@ def main(
     --n_tokens_to_generate N  how much to write; a word is one token or two (40)
     --model_size NAME         124M, 355M, 774M, 1558M, a model folder in models_dir, or OWNER/NAME
                               for a GPT-2 on the Hugging Face Hub (124M; without a network
-                              python, a small bundled model of Python code)
+                              "python", a small bundled model of Python code)
     --models_dir DIR          where model folders are kept (models)
     --temperature X           0 takes the most likely token, 1 samples as trained, in between
                               is more conservative, above is wilder (0)
@@ -510,6 +508,7 @@ def main(
     n_head = hparams["n_head"]
     texts = []
     for prompt_text in read_prompts(prompt, interactive):
+        # "" becomes the id of <|endoftext|>; a prompt that is longer than the window is noticed.
         ids = encode_prompt(prompt_text, encoder, hparams["n_ctx"])
         if n_samples == 1:  # printed while it is made
             new_ids = generate_stream(

@@ -229,7 +229,7 @@ class _Recorder:
 
         @functools.wraps(function)
         def call(*args, **kwargs):
-            if not self._calls and name != "gpt2":  # outside of a pass: softmax in `sample`
+            if not self._calls and name != "gpt2":  # outside of a pass, as the lens
                 return function(*args, **kwargs)
             bound = signature.bind(*args, **kwargs)
             if name == "gpt2":
