@@ -134,8 +134,11 @@ def write_text(pieces: Iterable[str]) -> str:
         for piece in pieces:
             text += piece
             print(piece, end="", flush=True)
-    finally:
-        print(flush=True)
+    except BaseException:
+        if text:
+            print(flush=True)
+        raise
+    print(flush=True)
     return text
 
 

@@ -289,6 +289,18 @@ def popen(models_dir, *arguments):
     )
 
 
+def test_damaged_weights_are_named_in_one_line(tmp_path):
+    encoder, hparams, params = utils.load_encoder_hparams_and_params(
+        "python", str(GPT2.parent / "models")
+    )
+    params = utils.map_params(lambda name, p: np.array(p), params)
+    utils.save_model_folder(tmp_path / "tiny", encoder, hparams, params)
+    weights = tmp_path / "tiny" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + np.float32(np.nan).tobytes())
+    out, err = run_gpt2(tmp_path, "abc", code=1)
+    assert out == "" and err.count("\n") == 1 and str(weights) in err
+
+
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 
 
