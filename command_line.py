@@ -291,8 +291,7 @@ def run(main: Callable, options: type | None = None) -> None:
             _flush_output()
             interrupt_quietly()
     except KeyboardInterrupt:
-        sys.stderr.flush()
-        os._exit(130)  # at once: `sys.exit` would wait for threads, of which one may be lost
+        sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
     except (ValueError, OSError, ImportError, MemoryError) as error:

@@ -559,15 +559,13 @@ def test_help_is_there_where_python_drops_docstrings():
 
 
 INTERRUPTED = """
-import os, signal, threading, time
+import os, signal
 import command_line
 
 moment = {moment!r}
 
 def main():
-    if moment == "while a thread works":
-        threading.Thread(target=time.sleep, args=(60,)).start()
-    if moment != "after":
+    if moment == "in main":
         os.kill(os.getpid(), signal.SIGINT)
 
 try:
@@ -590,13 +588,6 @@ def test_ctrl_c_is_quiet_and_stays_ignored_where_it_was(moment, status, ignored)
         preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
     )
     assert (done.returncode, done.stderr) == (0 if ignored else status, b"")
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_ctrl_c_does_not_wait_for_threads():
-    command = [sys.executable, "-c", INTERRUPTED.format(moment="while a thread works")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=20)
-    assert (done.returncode, done.stderr) == (130, b"")
 
 
 def test_a_terminal_keeps_its_encoding_and_shows_what_it_can():
